@@ -27,7 +27,9 @@ class FakeCursor:
         pass
 
     def execute(self, query: Any, params: Any = None, **_: Any) -> FakeCursor:
-        self.answer = ("public", 7, None) if "current_schema" in str(query) else None
+        self.answer = (
+            ("public", 7, None, False, None, None, None) if "current_schema" in str(query) else None
+        )
         return self
 
     def fetchone(self) -> tuple[object, ...] | None:

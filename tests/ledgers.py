@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,6 @@ from confiture_webhooks.outbox import Intent
 from confiture_webhooks.run.migration import Backend
 from confiture_webhooks.run.settling import Settling
 from fakes import FakeTelemetry
-from samples import TRACE
 
 LEDGER = (
     "CREATE TABLE {} (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), version text UNIQUE, "
@@ -31,7 +31,7 @@ def intent(backend: Backend, direction: Direction = Direction.UP) -> Intent:
     """The intent of a migration of version 005 on *backend*, as a run stages it."""
     staged: list[Intent] = []
     telemetry: Any = FakeTelemetry()
-    recorder: Any = SimpleNamespace(stage=staged.append, release=None, deliveries=None)
+    recorder: Any = SimpleNamespace(stage=lambda one: (staged.append(one), ()))
     settling = Settling(telemetry, recorder, None, telemetry.failed)
-    settling.stage("evt_1", MigrationRef(version="005", slug="a"), direction, backend, TRACE)
-    return staged[0]
+    settling.prepare(MigrationRef(version="005", slug="a"), direction, backend, None)
+    return replace(staged[0], event_id="evt_1")

@@ -193,7 +193,7 @@ def body(document: Mapping[str, Any]) -> bytes:
     serialises again with sorted keys gets the same bytes. Text that no UTF-8 can
     carry (a file name that is not UTF-8) arrives with its bad bytes escaped.
     """
-    return dumps(_encodable(document), sort_keys=True, allow_nan=False).encode()
+    return dumps(encodable(document), sort_keys=True, allow_nan=False).encode()
 
 
 def utf8(text: str) -> str:
@@ -206,11 +206,12 @@ def stored_text(text: str) -> str:
     return utf8(text).replace("\0", "\\x00")
 
 
-def _encodable(value: Any) -> Any:
+def encodable(value: Any) -> Any:
+    """*value* with all its texts as UTF-8 can carry them: one bad byte would fail a whole batch."""
     if isinstance(value, str):
         return utf8(value)
     if isinstance(value, Mapping):
-        return {_encodable(key): _encodable(item) for key, item in value.items()}
+        return {encodable(key): encodable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_encodable(item) for item in value]
+        return [encodable(item) for item in value]
     return value

@@ -22,8 +22,8 @@ from .adapters.confiture import observe, observe_resume, report_unloadable
 from .adapters.failure import explain
 from .adapters.ledger import Ledger, ask_over
 from .bounded import containing
-from .command_watch import HOOKS
-from .config import Settings, is_configured, load
+from .command_watch import HOOKS, is_set_up, names_block
+from .config import Settings, load
 from .config.variables import OUTBOX, URL
 from .end_signals import FLUSH, EndSignals
 from .errors import Fault
@@ -212,7 +212,7 @@ def open_session(arguments: list[str]) -> CommandSession | None:
         return None
     remedy.use(invocation.named_file)
     file = invocation.settings_file
-    is_meant = is_configured(os.environ, file)
+    is_meant = is_set_up(os.environ) or (file is not None and names_block(file))
     unread = unread_block(os.environ, invocation, arguments) if invocation.is_changing else None
     if not (is_meant or unread or Path(HOOKS).is_dir()):
         return None

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .adapters.backend import address_setting
 from .adapters.http import HttpTransport
 from .command_watch import HOOKS
 from .config import OutboxPlace, Settings, read
-from .config.variables import OF_DEFAULT
+from .config.variables import OF_DEFAULT, outbox_setting
 from .errors import OutboxError
 from .outbox import LeftBehind, Outbox, postgres_schema, sqlite, sqlite_file
 from .outbox.postgres_refusal import by_admin, init
-from .outbox.postgres_session import ADDRESS, is_at
+from .outbox.postgres_session import ADDRESS
 from .run import Loads, Parts
 
 if TYPE_CHECKING:
@@ -97,9 +97,10 @@ def outbox_exists(settings: Settings, *, is_asked: bool = False) -> bool:
         return sqlite_file.may_be_there(sqlite_path(settings))
     if not is_asked:
         return True
-    if place.kind == "memory" or not place.rest:
-        return False
-    return postgres_schema.has_outbox(place.rest)
+    if place.kind == "postgres" and place.rest:
+        with suppress(OutboxError):  # one that cannot be asked has none
+            return postgres_schema.is_there(place.rest)
+    return False
 
 
 def in_database(settings: Settings, find: Callable[[], str | None]) -> Settings:
@@ -196,7 +197,6 @@ def parts(
     say: Callable[[str], None],
 ) -> Parts:
     """The parts of a run with *settings*; *database* finds the migrated database's DSN."""
-    place = settings.place
 
     def outbox(telemetry: Telemetry) -> Outbox:
         def report(text: str) -> None:
@@ -205,16 +205,13 @@ def parts(
             if not settings.is_logged:
                 say(f"confiture-webhooks: {text}")
 
-        own = address_setting(None, os.environ, is_own=True) if place.rest else ADDRESS
+        own = outbox_setting(os.environ) if settings.place.rest else ADDRESS
         return make_outbox(in_database(settings, database), report, connects=False, setting=own)
 
     return Parts(
         telemetry=telemetry,
         outbox=outbox,
         transport=HttpTransport,
-        is_in=lambda connection: (
-            place.kind == "postgres" and (not place.rest or is_at(place.rest, connection.info))
-        ),
         has_leftovers=lambda: outbox_exists(in_database(settings, database), is_asked=True),
     )
 

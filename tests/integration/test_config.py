@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from confiture_webhooks.command_watch import names_block
 from confiture_webhooks.config import (
     Settings,
-    is_configured,
     load,
     read,
     redacted,
@@ -27,6 +27,7 @@ from confiture_webhooks.errors import ConfigError, Fault
 from confiture_webhooks.event import DEFAULT_SUBSCRIPTION, SUBSCRIBABLE, EventType
 from confiture_webhooks.formats import FORMATS
 from confiture_webhooks.networks import origin
+from confiture_webhooks.plugin import may_be_configured
 from confiture_webhooks.retry import RetryPolicy
 
 URL = "https://hooks.example.com/migrations"
@@ -816,18 +817,18 @@ def test_block_that_contains_itself_is_a_fault(project: Project) -> None:
 def test_byte_order_mark_is_no_fault(project: Project) -> None:
     """Windows editors write one; the block is found and read all the same."""
     project.path.write_bytes(b"\xef\xbb\xbfwebhooks:\r\n  outbox: memory\r\n")
-    assert is_configured({}, project.path)
+    assert names_block(project.path)
     assert load({}, project.path).outbox == "memory"
 
 
-# is_configured
+# names_block
 
 
 @pytest.mark.parametrize("word", ["off", "OFF", " 0 ", "false", "no"])
 def test_off_is_not_configured(word: str) -> None:
     """``CONFITURE_WEBHOOKS=off`` beats everything."""
-    assert is_configured({variables.URL: URL}, None)
-    assert not is_configured({variables.URL: URL, variables.SWITCH: word}, None)
+    assert may_be_configured([], {variables.URL: URL})
+    assert not may_be_configured([], {variables.URL: URL, variables.SWITCH: word})
 
 
 @pytest.mark.parametrize(
@@ -852,15 +853,14 @@ def test_file_with_the_key_is_configured(
 ) -> None:
     """The key is looked for, not the word."""
     project.path.write_text(content)
-    assert is_configured({}, project.path) is is_expected
+    assert names_block(project.path) is is_expected
 
 
 def test_file_that_cannot_be_read_is_not_configured(tmp_path: Path) -> None:
     """No error comes out of the question."""
-    assert not is_configured({}, tmp_path / "missing.yaml")
-    assert not is_configured({}, tmp_path)
-    assert not is_configured({}, Path("nul\x00"))
-    assert not is_configured({}, None)
+    assert not names_block(tmp_path / "missing.yaml")
+    assert not names_block(tmp_path)
+    assert not names_block(Path("nul\x00"))
 
 
 # What is shown

@@ -9,8 +9,8 @@ import sys
 def test_asking_imports_neither_yaml_nor_pydantic() -> None:
     """Every ``confiture migrate`` pays for this import, so it is the standard library alone."""
     code = (
-        "import sys; from confiture_webhooks.config import is_configured; "
-        "is_configured({}, None); print(*sys.modules)"
+        "import sys; from confiture_webhooks.config import Settings; "
+        "Settings(); print(*sys.modules)"
     )
     printed = subprocess.run(  # noqa: S603
         [sys.executable, "-c", code], check=True, capture_output=True, text=True

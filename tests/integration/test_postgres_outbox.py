@@ -32,9 +32,10 @@ from confiture_webhooks.outbox import postgres_schema as schema
 from confiture_webhooks.outbox import rows as documents
 from confiture_webhooks.outbox import schema as versions
 from confiture_webhooks.outbox.postgres import PostgresOutbox
-from confiture_webhooks.outbox.postgres_schema import has_outbox
+from confiture_webhooks.outbox.postgres_schema import is_there
 from confiture_webhooks.outbox.postgres_session import connect, conninfo_of
 from confiture_webhooks.watch import Configuration, _Delivering
+from confiture_webhooks.wiring import outbox_exists
 from contract.acts import claim_ids, claim_one, finish, release
 from contract.made import (
     A_SECOND,
@@ -328,7 +329,7 @@ def test_without_a_question_there_is_no_connection(database: str) -> None:
             "AND application_name = 'confiture-webhooks'"
         ).fetchone()
         assert row == (0,)
-    assert has_outbox(database)
+    assert is_there(database)
 
 
 @pytest.mark.survived("DateStyle, IntervalStyle, search_path and TimeZone of a database", "kept")
@@ -997,7 +998,7 @@ def test_a_table_that_was_dropped_is_made_anew(
         release(outbox, 2)
     with psycopg.connect(outbox_database, autocommit=True) as admin:
         admin.execute(f"DROP TABLE confiture_webhooks.{name} CASCADE")  # type: ignore[arg-type]
-        assert has_outbox(outbox_database)
+        assert is_there(outbox_database)
         with closing(PostgresOutbox(outbox_database)) as outbox:
             assert outbox.is_made_anew()
             assert len(outbox.intents()) == (name != "intents")
@@ -1032,7 +1033,7 @@ def test_an_outbox_in_a_copy_without_data_is_used(database: str) -> None:
     PostgresOutbox(database).close()
     with psycopg.connect(database, autocommit=True) as admin:
         admin.execute("DELETE FROM confiture_webhooks.outbox_version")
-        assert has_outbox(database)
+        assert is_there(database)
         admin.execute("DROP FUNCTION confiture_webhooks.release")
         with closing(PostgresOutbox(database)) as outbox:
             release(outbox, 1)
@@ -1040,7 +1041,7 @@ def test_an_outbox_in_a_copy_without_data_is_used(database: str) -> None:
         found = admin.execute("SELECT version FROM confiture_webhooks.outbox_version").fetchall()
         assert found == [(versions.VERSION,)]
     schema.drop(database)
-    assert not has_outbox(database)
+    assert not is_there(database)
 
 
 @pytest.mark.parametrize(
@@ -1216,7 +1217,7 @@ def test_a_column_that_goes_while_a_worker_is_connected_is_an_error_of_the_outbo
 
 def test_two_that_find_no_outbox_make_one(database: str) -> None:
     """Several first runs at once all end up with the same outbox."""
-    assert not has_outbox(database)
+    assert not is_there(database)
     outboxes: list[PostgresOutbox] = []
     threads = [
         threading.Thread(target=lambda: outboxes.append(PostgresOutbox(database))) for _ in range(4)
@@ -1226,7 +1227,7 @@ def test_two_that_find_no_outbox_make_one(database: str) -> None:
     for thread in threads:
         thread.join()
     assert len(outboxes) == 4
-    assert has_outbox(database)
+    assert is_there(database)
     for outbox in outboxes:
         outbox.close()
 
@@ -1313,11 +1314,14 @@ def test_whether_there_is_an_outbox_is_not_waited_for_without_end(
         return b"" if b"outbox_version" in question else question
 
     with Passage(outbox_database, lose) as way:
-        asking = threading.Thread(target=lambda: found.append(has_outbox(way.dsn)), daemon=True)
+        settings = Settings(outbox=f"postgres:{way.dsn}")
+        asking = threading.Thread(
+            target=lambda: found.append(outbox_exists(settings, is_asked=True)), daemon=True
+        )
         asking.start()
         asking.join(20)
         assert found == [False]
-    assert has_outbox(outbox_database)
+    assert is_there(outbox_database)
 
 
 def test_after_closing_everything_is_refused(opened: Callable[[], PostgresOutbox]) -> None:

@@ -13,7 +13,8 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from confiture_webhooks.config import Settings, is_configured, load, redacted, variables
+from confiture_webhooks.command_watch import names_block
+from confiture_webhooks.config import Settings, load, redacted, variables
 from confiture_webhooks.config.block import ENDPOINT, RETRY, TLS, WEBHOOKS
 from confiture_webhooks.errors import ConfigError
 from often import often
@@ -101,14 +102,14 @@ def test_any_file_is_settings_or_faults(path: Path, content: bytes) -> None:
     """Whatever a file can hold, there is an answer."""
     path.write_bytes(content)
     outcome({}, path)
-    is_configured({}, path)
+    names_block(path)
 
 
 @given(document=st.fixed_dictionaries({"webhooks": blocks}), style=st.sampled_from([False, True]))
 def test_a_block_is_always_noticed(path: Path, document: Any, style: Any) -> None:
     """The cheap question never says no to a file whose block would be loaded."""
     path.write_text(yaml.safe_dump(document, default_flow_style=style))
-    assert is_configured({}, path)
+    assert names_block(path)
 
 
 odd = st.text("@/?#:%&=' \\é", max_size=3)

@@ -126,15 +126,14 @@ def test_a_connection_is_to_the_database_of_a_dsn(dsn: str, is_same: bool) -> No
         ("postgres", True),
         ("postgres:postgresql://u@db/shop", True),
         ("postgres:postgresql://u@db/other", False),
-        ("sqlite", False),
     ],
 )
 def test_an_outbox_is_found_in_the_migrated_database(outbox: str, is_in: bool) -> None:
     """A DSN that leaves the port out is of the usual one."""
     connection = SimpleNamespace(info=Info("db", 5432, "shop"))
     nothing: Any = None
-    made = parts(Settings(outbox=outbox), nothing, nothing, nothing)
-    assert made.is_in(connection) == is_in
+    made = parts(Settings(outbox=outbox), nothing, lambda: "postgresql://u@db/shop", nothing)
+    assert (made.outbox(nothing).over(connection) is not None) == is_in
 
 
 @pytest.mark.parametrize(

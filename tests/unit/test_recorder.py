@@ -355,7 +355,7 @@ class Over(Outbox):
 
 def lent(outbox: Any) -> tuple[Any, Any]:
     """A bench whose outbox lies in the database of a connection that it was lent."""
-    bench, connection = Bench(is_in=lambda _: True), FakeConnection()
+    bench, connection = Bench(), FakeConnection()
     bench.outbox = outbox
     bench.recorder.write_over(connection)
     return bench, connection
@@ -440,7 +440,7 @@ def test_an_outbox_that_cannot_be_opened_is_lent_no_connection() -> None:
     def refuse(_: Any) -> Any:
         raise OutboxError("no such database")
 
-    bench = Bench(is_in=lambda _: True, outbox=refuse)
+    bench = Bench(outbox=refuse)
     with pytest.raises(OutboxError):
         bench.recorder.write_over(FakeConnection())
     bench.recorder.record(event(), TRACE)

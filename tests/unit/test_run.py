@@ -65,8 +65,8 @@ class Bench:
         self.transport = ScriptedTransport()
         self.said: list[str] = []
         chosen = endpoints or (EVERYTHING,)
-        log = parts.pop("log", None)
-        self.settings = Settings(endpoints=chosen, environment="production", log=log)
+        log, place = parts.pop("log", None), parts.pop("place", "sqlite")
+        self.settings = Settings(endpoints=chosen, environment="production", log=log, outbox=place)
         usual: dict[str, Any] = {
             "telemetry": lambda: self.telemetry,
             "outbox": lambda _: self.outbox,
@@ -219,7 +219,7 @@ def test_a_migration_that_cannot_commit_leaves_nothing_to_settle() -> None:
 @pytest.mark.parametrize("error", [None, ERROR])
 def test_what_goes_with_a_commit_is_released_with_the_same_bytes(error: ErrorInfo | None) -> None:
     """The server dies after it: memory sends what the outbox holds; an error if it failed."""
-    bench = Bench(endpoint(name="a", retry=LATER), is_in=lambda _: True)
+    bench = Bench(endpoint(name="a", retry=LATER), place="postgres")
     bench.outbox = joining = Joining()
     connection = bench.run.connection = FakeConnection()
     migration = bench.begin()
@@ -237,7 +237,7 @@ def test_what_goes_with_a_commit_is_released_with_the_same_bytes(error: ErrorInf
 
 def test_what_went_with_a_commit_is_not_forgotten_when_the_ledger_is_asked() -> None:
     """Ctrl-C comes right after the COMMIT, or its answer is lost: the rows are reported."""
-    bench = Bench(endpoint(name="a", retry=LATER), is_in=lambda _: True)
+    bench = Bench(endpoint(name="a", retry=LATER), place="postgres")
     bench.outbox = Joining()
     connection = bench.run.connection = FakeConnection()
     migration = bench.begin()
@@ -252,7 +252,7 @@ def test_what_went_with_a_commit_is_not_forgotten_when_the_ledger_is_asked() -> 
 @pytest.mark.parametrize("stays", [True, False])
 def test_after_a_kill_a_success_continues_the_trace_of_its_migration(stays: bool) -> None:
     """It is staged in the run's trace: the span of a migration begins later. A refusal changes nothing."""
-    bench = Bench(is_in=lambda _: True)
+    bench = Bench(place="postgres")
     bench.outbox = joining = Joining()
     connection = bench.run.connection = FakeConnection()
     migration = bench.begin()
@@ -277,6 +277,16 @@ def test_ctrl_c_while_an_intent_is_written_leaves_none() -> None:
         bench.begin()
     bench.finish("KeyboardInterrupt")
     assert bench.outbox.intents() == []
+
+
+def test_before_a_migration_the_outbox_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What killed runs have left comes with the staging, whether the migration was expected."""
+    bench, asked = Bench(), []
+    monkeypatch.setattr(bench.outbox, "intents", lambda: asked.append("intents") or [])
+    bench.run.expect(REF, UP, BACKEND)
+    bench.run.conclude(bench.begin(), 1, None)
+    bench.run.conclude(bench.begin(DOWN), 1, None)
+    assert asked == []
 
 
 def test_a_started_event_goes_out_before_the_migration_ends() -> None:

@@ -226,7 +226,7 @@ def test_what_was_staged_is_reported_not_what_is_now() -> None:
 
 
 def test_the_same_version_is_settled_before_it_runs_again() -> None:
-    """Before a new intent is staged, the earlier one's end is asked for; others wait."""
+    """Before it begins anew, the earlier one's end is asked for; others wait."""
     other = replace(KILLED, event_id="evt_6", migration=MigrationRef(version="006", slug="b"))
     database = Database7()
     bench = Bench(KILLED, other, ask=database.ask)
@@ -395,8 +395,8 @@ def test_an_outbox_that_was_silent_when_its_version_ran_again_makes_no_success(
     )
     bench = Bench(killed, ask=Database7(*versions).ask)
     answers = threading.Event()
-    intents = bench.outbox.intents
-    bench.outbox.intents = lambda: answers.wait(20) and intents()  # type: ignore[method-assign]
+    stage = bench.outbox.stage
+    bench.outbox.stage = lambda one: answers.wait(20) and stage(one)  # type: ignore[assignment, method-assign, return-value]
     backend = backend_after(killed, ledger_before=ledger_before, is_idle=False)
     migration = bench.run.migration(killed.migration, direction, backend)
     answers.set()
@@ -446,13 +446,13 @@ def test_an_outbox_that_memory_stood_in_for_makes_no_success_either() -> None:
     killed = replace(KILLED, ledger_before=NO_ROW, ledger_read_at=NOW, database_identity="7/1")
     bench = Bench(killed, ask=Database7("005").ask)
     bench.outbox.is_durable = True
-    intents = bench.outbox.intents
+    stage = bench.outbox.stage
 
-    def refuse_once() -> Sequence[Intent]:
-        bench.outbox.intents = intents  # type: ignore[method-assign]
+    def refuse_once(_: Intent) -> Sequence[Intent]:
+        bench.outbox.stage = stage  # type: ignore[method-assign]
         raise OutboxError("not now")
 
-    bench.outbox.intents = refuse_once  # type: ignore[method-assign]
+    bench.outbox.stage = refuse_once  # type: ignore[method-assign]
     bench.outbox.close = lambda: None  # type: ignore[method-assign]
     backend = backend_after(killed)
     migration = bench.run.migration(killed.migration, Direction.UP, backend)

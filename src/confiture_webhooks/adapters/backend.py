@@ -17,7 +17,6 @@ from psycopg.rows import tuple_row
 
 from ..config.file import expand, read
 from ..config.rules import Invalid
-from ..config.variables import OUTBOX
 from ..event import Database
 from ..outbox import NO_ROW
 from ..outbox.postgres_session import identifier, is_at, is_plain, parameters_of
@@ -42,16 +41,12 @@ IDENTITY = (
 _PROCESS = (
     "SELECT current_schema(), pg_backend_pid(), "
     f"(SELECT {MICROS.format('backend_start')} FROM pg_catalog.pg_stat_activity "
-    "WHERE pid = pg_backend_pid())"
-)
-_TABLE = (
-    "SELECT nspname, relname, pg_class.oid FROM pg_catalog.pg_class "
-    "JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace "
-    "WHERE pg_class.oid = to_regclass(%s)"
-)
-_LOCK = (
-    "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted "
-    "AND classid = %s AND pid = pg_backend_pid())"
+    "WHERE pid = pg_backend_pid()), "
+    "EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted "
+    "AND classid = %s AND pid = pg_backend_pid()), nspname, relname, pg_class.oid "
+    "FROM (VALUES (to_regclass(%s))) AS ledger (oid) "
+    "LEFT JOIN pg_catalog.pg_class ON pg_class.oid = ledger.oid "
+    "LEFT JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace"
 )
 _ROW = (
     f"SELECT {MICROS.format('clock_timestamp()')}, (SELECT id::text FROM {{}} WHERE version = %s)"
@@ -65,22 +60,21 @@ def backend_of(engine: Any, *, for_hooks: bool = False) -> Backend:
     """
     connection, ledger = engine.connection, str(engine.migration_table)
     info = connection.info
-    schema, pid, started_at = _asked(connection, _PROCESS) or (None, None, None)
+    asked = (LOCK_NAMESPACE, table(ledger).as_string(None))
+    schema, pid, started_at, has_lock, *found = _asked(connection, _PROCESS, asked) or [None] * 7
     identity, timeline = _asked(connection, IDENTITY) or (None, None)
-    found = _asked(connection, _TABLE, (table(ledger).as_string(None),))
-    locked = _asked(connection, _LOCK, (LOCK_NAMESPACE,))
     # A pooler answers with a pid of its own making, and gives each transaction another process.
     is_direct = pid == info.backend_pid
     return Backend(
         database=replace(database_of(connection), schema=schema),
-        ledger_table=f"{found[0]}.{found[1]}" if found else ledger,
+        ledger_table=".".join(found[:2]) if found[2] else ledger,
         database_url=masked_url(info) if for_hooks else "",
         backend_pid=pid if is_direct else None,
         backend_started_at=at_best(started_at) if is_direct else None,
         database_identity=identity,
         timeline=timeline,
-        ledger_oid=found[2] if found else None,
-        has_lock=bool(locked and locked[0]),
+        ledger_oid=found[2],
+        has_lock=bool(has_lock),
     )
 
 
@@ -184,12 +178,8 @@ def project_dsn(config_file: Path | None, environ: Mapping[str, str]) -> str | N
         return None
 
 
-def address_setting(
-    config_file: Path | None, environ: Mapping[str, str], *, is_own: bool = False
-) -> str:
-    """The setting that names the database, for a sentence; *is_own*: that of the outbox alone."""
-    if is_own:
-        return OUTBOX if environ.get(OUTBOX) else "`outbox`"
+def address_setting(config_file: Path | None, environ: Mapping[str, str]) -> str:
+    """The setting that names the migrated database, for a sentence."""
     if config_file is not None and names_database(config_file, {}):
         return f"`database_url` of {config_file}"
     return next((name for name in VARIABLES if environ.get(name)), VARIABLES[0])

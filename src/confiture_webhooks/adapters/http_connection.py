@@ -78,12 +78,6 @@ class _Bounded(HTTPConnection):
         except ssl.SSLEOFError as error:
             raise BrokenPipeError from error  # urllib3 then reads the answer, or the alert
 
-    @property
-    def is_spent(self) -> bool:
-        """Whether it was idle for long, or more than an answer came: that answers no request."""
-        has_more = getattr(self.sock, "pending", int)()  # TLS may have read it already
-        return has_more > 0 or time.monotonic() - self.used_at > IDLE_AT_MOST_S
-
     def close(self) -> None:
         handle, self._handle = self._handle, None
         try:
@@ -202,11 +196,12 @@ class _Socks(_Bounded):
 
 
 class _Pool:
-    """Gives out no connection that is spent."""
+    """Gives out no connection that was idle for long, or on which more than an answer came."""
 
     def _get_conn(self, *args: Any, **kwargs: Any) -> Any:
         connection = super()._get_conn(*args, **kwargs)  # type: ignore[misc]
-        if connection.is_spent:
+        has_more = getattr(connection.sock, "pending", int)()  # TLS may have read it already
+        if has_more or time.monotonic() - connection.used_at > IDLE_AT_MOST_S:
             connection.close()
         return connection
 

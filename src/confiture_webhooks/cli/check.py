@@ -13,7 +13,7 @@ import typer
 
 from ..command_watch import is_off
 from ..config import Settings, redacted
-from ..config.variables import OUTBOX, SWITCH, URL
+from ..config.variables import SWITCH, URL, outbox_setting
 from ..doctor import check_path, diagnose
 from ..doctor.findings import Health
 from ..endpoint import explain
@@ -24,7 +24,7 @@ from ..outlook import shown_environment
 from ..telemetry.providers import try_out
 from ..wiring import outbox_exists, outbox_place
 from .context import Context
-from .options import SUBSCRIBED, ConfigOpt, FormatOpt, environment_of, not_empty, one_of
+from .options import SUBSCRIBED, ConfigOpt, FormatOpt, environment_of, not_empty, one_event
 from .tables import CONFIG_INVALID, FAILED, conclude, length, line, print_facts
 
 _MARKS = {
@@ -39,11 +39,8 @@ def check(
     config: ConfigOpt = None,
     explained: Annotated[
         EventType | None,
-        typer.Option(
-            "--explain",
-            metavar="<event>",
-            parser=one_of(SUBSCRIBED),
-            help=f"Say which endpoints get this event, and why not: {', '.join(SUBSCRIBED)}",
+        one_event(
+            "--explain", among=SUBSCRIBED, what="Say which endpoints get this event, and why not"
         ),
     ] = None,
     migration: Annotated[
@@ -127,7 +124,7 @@ def _of_a_run(settings: Settings) -> list[Fault]:
         check_path(settings)
     except OutboxError as error:
         problem = error.problem.removeprefix("outbox ")
-        setting = OUTBOX if os.environ.get(OUTBOX) else "outbox"
+        setting = outbox_setting(os.environ).strip("`")
         faults.append(Fault(setting, problem, error.remedy or OTHER))
     return faults
 

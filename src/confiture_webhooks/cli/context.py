@@ -17,7 +17,7 @@ from ..adapters.ledger import Ledger
 from ..command_watch import is_off
 from ..config import Settings, read
 from ..config.file import BLOCK
-from ..config.variables import CONFIG, DSN, OUTBOX, SWITCH, URL
+from ..config.variables import CONFIG, DSN, OUTBOX, SWITCH, URL, outbox_setting
 from ..errors import ConfigError, Fault, OutboxError
 from ..event import Database
 from ..outbox import Outbox
@@ -159,9 +159,9 @@ class Context:
             return error
         is_project = place.rest in {"", self.dsn}
         if not is_project or names_database(file, os.environ):
-            setting = address_setting(file, os.environ, is_own=not is_project)
-            remedy = error.remedy and placed(error.remedy, setting)
-            return OutboxError(error.problem, remedy)
+            named_by = address_setting(file, os.environ)
+            setting = named_by if is_project else outbox_setting(os.environ)
+            return OutboxError(error.problem, error.remedy and placed(error.remedy, setting))
         remedy = f"Set {DSN}, or `database_url` in the environment file"
         return refusal(str(file or "outbox postgres"), "names no database", remedy)
 

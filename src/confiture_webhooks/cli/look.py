@@ -27,6 +27,7 @@ from .options import (
     FormatOpt,
     environment_of,
     not_empty,
+    one_event,
     one_of,
     since,
     whole_trace,
@@ -70,13 +71,7 @@ def list_deliveries(
     endpoint: Annotated[str | None, typer.Option("--endpoint", help="Only this endpoint")] = None,
     event_type: Annotated[
         EventType | None,
-        typer.Option(
-            "--event-type",
-            "--event",
-            metavar="<event>",
-            parser=one_of(RECORDED),
-            help=f"Only this event type: {', '.join(RECORDED)}",
-        ),
+        one_event("--event-type", "--event", among=RECORDED, what="Only this event type"),
     ] = None,
     migration: Annotated[
         str | None,

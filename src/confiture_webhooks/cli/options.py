@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -90,6 +90,12 @@ def _used(config: Path | None) -> Path | None:
     """The commands that messages show name the same file."""
     remedy.use(config)
     return config
+
+
+def one_event(*names: str, among: Collection[EventType], what: str) -> Any:
+    """An option that takes one event *among* some."""
+    shown = f"{what}: {', '.join(among)}"
+    return typer.Option(*names, metavar="<event>", parser=one_of(among), help=shown)
 
 
 _FILE = "Configuration file (default: db/environments/local.yaml)"

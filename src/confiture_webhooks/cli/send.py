@@ -29,7 +29,7 @@ from ..watch import Configuration, PassResult, deliver_due, deliver_until
 from ..wiring import found_settings, operators_outbox
 from ..worker.pace import FAILING_AFTER
 from .context import Context
-from .options import SUBSCRIBED, ConfigOpt, FormatOpt, one_of
+from .options import SUBSCRIBED, ConfigOpt, FormatOpt, one_event
 from .status import open_document, open_lines
 from .tables import CONFIG_INVALID, FAILED, conclude, fault_rows, line, print_facts, say_faults
 
@@ -38,12 +38,7 @@ def test(
     name: Annotated[str | None, typer.Argument(help="Endpoint (default: all of them)")] = None,
     event: Annotated[
         EventType | None,
-        typer.Option(
-            "--event",
-            metavar="<event>",
-            parser=one_of(SUBSCRIBED),
-            help=f"A sample of this event type: {', '.join(SUBSCRIBED)}",
-        ),
+        one_event("--event", among=SUBSCRIBED, what="A sample of this event type"),
     ] = None,
     show_answer: Annotated[
         bool, typer.Option("--show-answer", help="Show the beginning of each answer's body")

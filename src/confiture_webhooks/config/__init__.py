@@ -12,7 +12,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from .. import command_watch
 from ..endpoint import Endpoint, Tls
 from ..errors import ConfigError, Fault
 from ..networks import origin
@@ -102,15 +101,6 @@ class Settings:
     def trace_link(self, trace_id: str) -> str | None:
         """The link to a trace, if ``trace_url`` is set."""
         return self.trace_url and self.trace_url.replace("{trace_id}", trace_id)
-
-
-def is_configured(environ: Mapping[str, str], config_file: Path | None) -> bool:
-    """Whether webhooks may be wanted. Cheap; errs only on the yes side; never raises."""
-    if command_watch.is_off(environ):
-        return False
-    if command_watch.is_set_up(environ):
-        return True
-    return config_file is not None and command_watch.names_block(config_file)
 
 
 def read(environ: Mapping[str, str], config_file: Path | None) -> Settings:

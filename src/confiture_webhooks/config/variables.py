@@ -57,6 +57,12 @@ OF_DEFAULT = (URL, SECRET, SECRET_PREVIOUS, FORMAT, EVENTS, HEADERS, ALLOW_HTTP)
 ALL = (*OF_DEFAULT, CONFIG, OUTBOX, FLUSH_TIMEOUT, LOG, LOG_LEVEL, ENVIRONMENT, SWITCH)
 """Those that settings come from; ``MIGRATION_SPANS`` is telemetry's own."""
 
+
+def outbox_setting(environ: Mapping[str, str]) -> str:
+    """What names the outbox, for a sentence: its variable, else the setting of the block."""
+    return OUTBOX if environ.get(OUTBOX) else "`outbox`"
+
+
 ON_WORDS = frozenset({"true", "yes", "on", "1"})
 
 RESOURCE = "OTEL_RESOURCE_ATTRIBUTES"

@@ -20,7 +20,7 @@ from ..adapters.hook_files import HookFile
 from ..bounded import bounded
 from ..command_watch import is_off, sees_commands
 from ..config import Settings
-from ..config.variables import SWITCH
+from ..config.variables import SWITCH, outbox_setting
 from ..delivery import State
 from ..endpoint import Tls
 from ..errors import Fault, OutboxError
@@ -84,8 +84,8 @@ def diagnose(
     of_database = list(_database(invocation, dsn))
     yield from of_database
     if settings.recorded:
-        is_own = bool(settings.place.rest)
-        setting = address_setting(invocation.config_file, os.environ, is_own=is_own)
+        address = address_setting(invocation.config_file, os.environ)
+        setting = outbox_setting(os.environ) if settings.place.rest else address
         is_reached = all(check.status is not Health.PROBLEM for check in of_database)
         used = in_database(settings, lambda: dsn)
         yield from _outbox(used, setting, dsn if is_reached else None)

@@ -65,6 +65,7 @@ class Look:
         return max(min(due), self.closed.rests_until or min(due)) if due else None
 
 
+@dataclass(eq=False, repr=False)
 class Front:
     """The front of one endpoint's line, in one environment.
 
@@ -72,14 +73,14 @@ class Front:
     long, looks begin for a while where the last whole one found its first row.
     """
 
-    def __init__(self, store: schema.Store, place: Mapping[str, Any]) -> None:
-        self._store = store
-        self.place = place
-        self._origin: int | None = None
-        self._floor = 0
-        """No delivery that is ready was released before this one."""
-        self._cost_s = self._looked_at = 0.0
-        self._waiting: Sequence[object] = ()
+    _store: schema.Store
+    place: Mapping[str, Any]
+    _origin: int | None = None
+    _floor: int = 0
+    """No delivery that is ready was released before this one."""
+    _cost_s: float = 0.0
+    _looked_at: float = 0.0
+    _waiting: Sequence[object] = ()
 
     def woken(self, now: datetime, max_wait: timedelta | None) -> Look:
         """Look, and once more if something that waited was due, which is ready then."""

@@ -80,9 +80,13 @@ class Outbox:
 
     # A run
 
-    def stage(self, intent: Intent) -> None:
-        """Remember that a migration is about to run; a second time, or late, changes nothing."""
-        self._store.write(self._staging(intent))
+    def stage(self, intent: Intent) -> Sequence[Intent]:
+        """Remember that a migration is about to run; a second time, or late, changes nothing.
+
+        Returns ``intents`` as they were before.
+        """
+        found, _ = self._store.write(_INTENTS, self._staging(intent))
+        return self._read(found)[0]
 
     def stage_committed(self, intent: Intent, *waiting: Release) -> None:
         """Add its end to *intent*: in a transaction that is about to commit, or ``has_committed``.
@@ -139,11 +143,11 @@ class Outbox:
 
     def intents(self) -> Sequence[Intent]:
         """Those staged and not released, oldest first, without those that cannot be read."""
-        return [one for one in self._intents() if isinstance(one, Intent)]
+        return self._read(*self._store.read(_INTENTS))[0]
 
     def unreadable_intents(self) -> Sequence[UnreadableIntent]:
         """Those staged and not released that this version cannot read."""
-        return [one for one in self._intents() if isinstance(one, UnreadableIntent)]
+        return self._read(*self._store.read(_INTENTS))[1]
 
     def discard_intent(self, intent: UnreadableIntent) -> None:
         """Forget one that cannot be read: its event is released with no delivery."""
@@ -152,13 +156,13 @@ class Outbox:
         else:
             self._store.write(("forget_intent", {"key": rows.stored_key(intent.key)}))
 
-    def _intents(self) -> list[Intent | UnreadableIntent]:
-        [found] = self._store.read(("intents", {}))
+    def _read(self, found: schema.Found) -> tuple[list[Intent], list[UnreadableIntent]]:
         read = [rows.intent(row) for row in found]
-        holders = {one.event_id: one.holder for one in read if isinstance(one, Intent)}
+        intents = [one for one in read if isinstance(one, Intent)]
+        holders = {one.event_id: one.holder for one in intents}
         self.killed.clear()
         self.killed |= {key: one for key, one in holders.items() if one and one != self.holder}
-        return read
+        return intents, [one for one in read if isinstance(one, UnreadableIntent)]
 
     # A worker
 
@@ -426,6 +430,7 @@ class Outbox:
 
 NEWS: schema.Step = ("notify", {"payload": ""})
 """The listeners look again, once it is committed."""
+_INTENTS: schema.Step = ("intents", {})
 
 _FILTERS = {
     "state": "deliveries.state = :state",

@@ -244,13 +244,6 @@ def is_there(dsn: str) -> bool:
     return True
 
 
-def has_outbox(dsn: str) -> bool:
-    """The same; ``False`` also when it cannot be asked."""
-    with suppress(OutboxError):
-        return is_there(dsn)
-    return False
-
-
 def left_behind_in(dsn: str) -> dict[str | None, LeftBehind]:
     """The deliveries in an outbox at *dsn*; none if it cannot be asked."""
     with suppress(OutboxError), briefly(dsn) as connection:

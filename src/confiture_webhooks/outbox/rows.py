@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from functools import cache
 from json import dumps, loads
 from math import isfinite
 from re import fullmatch
@@ -215,12 +214,7 @@ def _document(value: Intent | Mapping[str, Any]) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="microseconds")
-    return {name: getattr(value, name) for name in _names(value.__class__)}
-
-
-@cache
-def _names(kind: Any) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
+    return {one.name: getattr(value, one.name) for one in fields(value)}
 
 
 def _escaped(values: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..hooks import Hook
@@ -34,8 +34,6 @@ class Parts:
     """Whether a terminal may show what is waited for at the end."""
     exports: Callable[[], bool] = lambda: False
     """Whether telemetry leaves the process: then a run with nothing to do is counted, too."""
-    is_in: Callable[[Any], bool] = lambda _: False
-    """Whether the outbox lies in the database of a connection."""
     has_leftovers: Callable[[], bool] = lambda: False
     """Whether an earlier run may have left deliveries; of a database, it is asked."""
     is_project: bool = True

@@ -117,21 +117,22 @@ def unread_block(
     unused = f"the `webhooks:` block of {', '.join(map(str, blocks))} is not used"
     named = f"`{shown_command(*words[1:], config=blocks[0], group=words[0])}`"
     if used is not None:
-        problem = f"is {given}, but Confiture reads {used}, so {unused}"
-        return Fault(ENVIRONMENT, problem, f"Set {DSN} too, or name the file: {named}")
-    if invocation.missing is not None:
+        setting, why = ENVIRONMENT, f"is {given}, but Confiture reads {used}, so"
+        remedy = f"Set {DSN} too, or name the file: {named}"
+    elif invocation.missing is not None:
+        setting, why = str(invocation.missing), "does not exist, so"
         others = f" (or {', '.join(path.name for path in blocks[1:])})" if blocks[1:] else ""
         is_usual = invocation.missing == DEFAULT_CONFIG
         remedy = f"Name the file: {named}{others}" if is_usual else "Correct the path"
-        return Fault(str(invocation.missing), f"does not exist, so {unused}", remedy)
-    if given:
-        problem = f"is {given}, but there is no {ENVIRONMENTS}/{given}.yaml, so {unused}"
+    elif given:
+        setting, why = ENVIRONMENT, f"is {given}, but there is no {ENVIRONMENTS}/{given}.yaml, so"
         misnamed = next((path for path in blocks if path.stem == given), None)
         remedy = f"Rename {misnamed} to {given}.yaml" if misnamed else f"Set it to {names}"
-        return Fault(ENVIRONMENT, problem, remedy)
-    setting, what = (DSN, "is set") if environ.get(DSN) else ("--config", "names no file")
-    problem = f"{what}, so Confiture reads no environment file, and {unused}"
-    return Fault(setting, problem, f"Set {ENVIRONMENT} to {names}, or {CONFIG} to the file")
+    else:
+        setting, what = (DSN, "is set") if environ.get(DSN) else ("--config", "names no file")
+        why = f"{what}, so Confiture reads no environment file, and"
+        remedy = f"Set {ENVIRONMENT} to {names}, or {CONFIG} to the file"
+    return Fault(setting, f"{why} {unused}", remedy)
 
 
 def blocks_here() -> list[Path]:

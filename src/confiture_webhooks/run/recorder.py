@@ -142,15 +142,18 @@ class Recorder:
         self._again_at = 0.0
         return True
 
-    def stage(self, intent: Intent) -> Intent:
-        """Remember an event whose outcome is not known yet; returns what is stored."""
+    def stage(self, intent: Intent) -> tuple[Intent, Sequence[Intent]]:
+        """Remember an event whose outcome is not known yet.
+
+        Returns what is stored, and what ``intents`` were before.
+        """
         intent = self._of_this_run(intent, intent.correlation_id)
         kept = Kept(intent=intent)
         if self._settings.recorded and not self._keep(kept):
             with suppress(TimedOut):  # hurried: it goes on
                 self.outbox.ask(kept.into)
             self.outbox.note(kept)
-        return intent
+        return intent, self.intents() if kept.others is None else kept.others
 
     def record(
         self, event: Event, trace: TraceContext, wanting: Sequence[Endpoint] | None = None

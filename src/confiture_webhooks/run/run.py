@@ -106,9 +106,7 @@ class Run:
         The slow work is done now: the outbox is opened, and the migration is staged.
         """
         if not self._is_over:
-            settling = self._begun(backend.database)
-            settling.record_earlier(ref.version, self.ask_here, backend)
-            settling.expect(ref, direction, backend)
+            self._begun(backend.database).expect(ref, direction, backend, self.ask_here)
 
     @contained
     def migration(
@@ -128,8 +126,8 @@ class Run:
                 self.unsettled.remove(earlier)
                 self._settle(earlier, LONGEST_QUESTION_S if backend.is_idle else IMPATIENCE_S)
             staged = settling.take_expected(ref, direction)
-            if staged is None:
-                settling.record_earlier(ref.version, self.ask_here, backend)
+            if staged is None and not backend.is_gone:  # else it fails: nothing is to be settled
+                staged = settling.prepare(ref, direction, backend, self.ask_here)
             migration = Migration(
                 ref=ref,
                 direction=direction,
@@ -139,15 +137,12 @@ class Run:
                 trace_id=telemetry.correlation_id,
                 event_id=staged or new_event_id(),
             )
-            trace = migration.span.trace
-            if staged is None and not backend.is_gone:  # else it fails: nothing is to be settled
-                settling.stage(migration.event_id, ref, direction, backend, trace)
             with containing("announcing a migration", self.report):
                 if self._hooks is not None:
                     self._hooks.call(migration)
                 wanted = {kind for one in self._settings.recorded for kind in one.events}
                 if direction is Direction.UP and EventType.MIGRATION_STARTED in wanted:
-                    recorder.record(migration.started_event(), trace)
+                    recorder.record(migration.started_event(), migration.span.trace)
             settling.begun = migration.event_id
             return migration
 
@@ -306,7 +301,7 @@ class Run:
         self._traced()
         used = self._opened()
         with containing("reaching the outbox", self.report):
-            if self.connection is not None and self._parts.is_in(self.connection):
+            if self.connection is not None and self._settings.place.kind == "postgres":
                 used.recorder.write_over(self.connection)
         if self.has_hooks:
             from .hook_runner import HookRunner  # noqa: PLC0415  not for a run without hooks

@@ -42,13 +42,15 @@ class Kept:
     intent: Intent | None = None
     released: Sequence[Release] = ()
     """In one step."""
+    others: Sequence[Intent] | None = None
+    """The intents that were there before this one; ``None``: it is not written yet."""
     is_first: bool = True
     """Whether this process released the first of them before any other, as far as is known."""
 
     def into(self, outbox: Outbox) -> None:
         """Write it. Raises OutboxError."""
         if self.intent is not None:
-            outbox.stage(self.intent)
+            self.others = outbox.stage(self.intent)
         else:
             (event_id, deliveries), *then = self.released
             self.is_first = outbox.release(event_id, deliveries, *then)

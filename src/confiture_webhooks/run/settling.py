@@ -175,15 +175,15 @@ class Settling:
     def _record(self, *events: Traced) -> bool:
         return release_as(self.recorder.release, self.recorder.deliveries, *events)
 
-    def expect(self, ref: MigrationRef, direction: Direction, backend: Backend) -> None:
-        """Stage what is to begin next: its connection is idle, which it may not be then."""
+    def expect(
+        self, ref: MigrationRef, direction: Direction, backend: Backend, ask: Ask | None
+    ) -> None:
+        """Prepare what is to begin next: its connection is idle, which it may not be then."""
         self.take_expected()
-        event_id = new_event_id()
-        self._expected = (ref, direction, event_id)
-        self.stage(event_id, ref, direction, backend, self.telemetry.trace_of_run())
+        self._expected = (ref, direction, self.prepare(ref, direction, backend, ask))
 
     def take_expected(self, *begun: MigrationRef | Direction) -> str | None:
-        """The event id under which the *begun* migration was staged; ``None``: another one was.
+        """The event id under which the *begun* migration was prepared; ``None``: another one was.
 
         The other one does not begin any more.
         """
@@ -204,15 +204,14 @@ class Settling:
         if self._staged is not None and self._staged.event_id != self.begun:
             self.recorder.release(self._staged.event_id, [])
 
-    def stage(
-        self,
-        event_id: str,
-        ref: MigrationRef,
-        direction: Direction,
-        backend: Backend,
-        trace: TraceContext,
-    ) -> None:
-        """Have the outbox keep the facts that settle a migration if its process is killed."""
+    def prepare(
+        self, ref: MigrationRef, direction: Direction, backend: Backend, ask: Ask | None
+    ) -> str:
+        """Stage a migration before it begins, and report its killed runs; the id of its event.
+
+        The outbox keeps the facts that settle it if this process is killed, too.
+        """
+        event_id, trace = new_event_id(), self.telemetry.trace_of_run()
         self._own.add(event_id)
         intent = Intent(
             event_id=event_id,
@@ -230,7 +229,12 @@ class Settling:
             staged_at=datetime.now(UTC),
         )
         self._staged = intent  # known before it is written: Ctrl-C may come in between
-        self._staged = self.recorder.stage(intent)
+        # Looked for each time: a block of Python, or --no-lock, lets others migrate in between.
+        self._staged, others = self.recorder.stage(intent)
+        earlier = [one for one in others if one.event_id not in self._own]
+        same = [one for one in earlier if one.migration.version == ref.version]
+        self._record_earlier(same, ask, backend)
+        return event_id
 
     def stage_committed(self, connection: Any, migration: Migration, success: Committed) -> bool:
         """Whether *migration*, about to commit on *connection*, takes its *success* along."""
@@ -254,18 +258,14 @@ class Settling:
             outbox.beside(self._record_outlived_in)
 
     @contained
-    def record_earlier(self, version: str, ask: Ask | None, backend: Backend) -> None:
-        """Report how *version* ended in killed runs before it runs again, here on *backend*.
+    def _record_earlier(self, left: list[Intent], ask: Ask | None, backend: Backend) -> None:
+        """Report how *left* ended before their version runs again, here on *backend*.
 
         Of runs of another environment, it is noted. Later it may be wrong: the row that is about
         to be written looks like theirs. So *ask* is over the connection that will write it, which
         is there in any case. It has no limit of its own: if the ledger is locked, the host waits
         for it next.
         """
-        # Looked for each time: a block of Python, or --no-lock, lets others migrate in between.
-        earlier = self.recorder.intents()
-        left = [one for one in earlier if one.migration.version == version]
-        left = [one for one in left if one.event_id not in self._own]
         if (here := backend.backend_started_at) is not None:
             # Another watch over this very session staged these, and they are not over.
             left = [one for one in left if one.backend_started_at != here]

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from opentelemetry.context import Context
@@ -24,7 +24,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ..delivery import TraceContext
-from ..event import utf8
+from ..event import encodable
 from .names import ERROR_TYPE
 
 if TYPE_CHECKING:
@@ -92,19 +92,5 @@ def set_failed(span: Span, error_type: str | None) -> None:
 
 
 def storable(attributes: Attributes) -> dict[str, AttributeValue]:
-    """*attributes* without those that are not known, cleaned."""
-    return {key: clean(value) for key, value in attributes.items() if value is not None}
-
-
-def clean(value: object) -> Any:
-    """*value* with what UTF-8 cannot carry escaped; sequences are cleaned item by item.
-
-    One lone surrogate (a file name that is not UTF-8) would fail a whole OTLP batch.
-    """
-    if isinstance(value, str):
-        return utf8(value)
-    if isinstance(value, list | tuple):
-        return [clean(item) for item in value]
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    return utf8(str(value))
+    """*attributes* without those that are not known, as UTF-8 can carry them."""
+    return {key: encodable(value) for key, value in attributes.items() if value is not None}

@@ -70,7 +70,6 @@ class DeliverySpan(Part):
     ) -> None:
         self._delivery = delivery
         self._started = monotonic()
-        self._is_finished = False
         super().__init__(signals, _start(signals, delivery, worker_pass))
 
     @contained
@@ -110,10 +109,7 @@ class DeliverySpan(Part):
         at: datetime,
         next_attempt_at: datetime | None = None,
     ) -> None:
-        """End it with *outcome* at *at*: span, metrics and one log line. Later calls do nothing."""
-        if self._is_finished:
-            return
-        self._is_finished = True
+        """End it with *outcome* at *at*: span, metrics and one log line. It is called once."""
         duration_s = monotonic() - self._started
         failure = last.failure if last is not None else None
         lag_s = max(0.0, (at - self._delivery.created_at).total_seconds())

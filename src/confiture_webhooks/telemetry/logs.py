@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from opentelemetry.trace import SpanContext, format_span_id, format_trace_id
 
 from .. import terminal
-from ..event import rfc3339
+from ..event import encodable, rfc3339
 from . import names
-from .context import around, clean
+from .context import around
 from .names import COMMON_FIELDS, LogSpec
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Form = Literal["json", "console", "off"]
 Records = Callable[[LogSpec, Mapping[str, object], SpanContext], None]
-"""Takes log events, their fields cleaned, as records that belong to a span."""
+"""Takes log events, their fields encodable, as records that belong to a span."""
 _LIBRARY = logging.getLogger("confiture_webhooks")
 """``attach()`` writes to it. Without a handler of its owner's it is silent."""
 _LIBRARY.addHandler(logging.NullHandler())
@@ -84,7 +84,7 @@ class Logs:
         records = self.records if severity >= self._least_recorded else None
         if records is None and not is_shown:
             return
-        known = {name: clean(fields.get(name)) for name in ("correlation_id", *spec.fields)}
+        known = {name: encodable(fields.get(name)) for name in ("correlation_id", *spec.fields)}
         if is_shown:
             self._show(spec, context, known)
         if records is not None:

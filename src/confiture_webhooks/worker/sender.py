@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..delivery import Attempt, Decision, Outcome
 from ..errors import CUT, OutboxError, TransportError
@@ -81,7 +81,13 @@ class Sender:
             if waiting is not None:
                 waiting.next_attempt_at = None  # it is under way
         if waiting is None:
-            waiting = OpenDelivery(self._begin_span(claim), attempts=claim.attempts)
+            try:
+                worker_pass = self.passes.begin() if self.passes is not None else None
+                span = self.telemetry.delivery(claim.delivery, worker_pass)
+            except Exception as error:  # noqa: BLE001  telemetry never breaks a delivery
+                self.telemetry.failed("span", error)
+                span = cast("DeliverySpan", _NoSpan())
+            waiting = OpenDelivery(span, attempts=claim.attempts)
             with self.lock:
                 pace.open[claim.delivery.id] = waiting
         return waiting
@@ -100,14 +106,6 @@ class Sender:
                 at=at or self.clock.now(),
                 next_attempt_at=waiting.next_attempt_at,
             )
-
-    def _begin_span(self, claim: Claim) -> DeliverySpan:
-        try:
-            worker_pass = self.passes.begin() if self.passes is not None else None
-            return self.telemetry.delivery(claim.delivery, worker_pass)
-        except Exception as error:  # noqa: BLE001  telemetry never breaks a delivery
-            self.telemetry.failed("span", error)
-            return _NoSpan()  # type: ignore[return-value]
 
     def _attempt(
         self, pace: Pace, claim: Claim, waiting: OpenDelivery
