@@ -23,7 +23,7 @@ class EventType(StrEnum):
     MIGRATION_ROLLBACK_ERROR = "migration_rollback_error"
     """`down` failed"""
     MIGRATION_STARTED = "migration_started"
-    """before the first statement"""
+    """before the first statement of an `up`"""
     RUN_SUCCESS = "run_success"
     """a whole run ended well, listing its migrations"""
     RUN_ERROR = "run_error"

@@ -221,6 +221,7 @@ def test_verify(here: Project) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert document["valid"]
     assert (document["event_id"], document["correlation_id"]) == ("evt_1", "4bf9" * 8)
+    assert re.fullmatch(r"\d{4}(-\d\d){2}T\d\d(:\d\d){2}\.000Z", document["sent_at"])
 
 
 def test_verify_reads_what_editors_and_servers_change(here: Project) -> None:

@@ -166,6 +166,8 @@ def test_an_id_of_another_environment_is_refused(shared: Shared) -> None:
     assert unsent.returncode == 1
     nothing = "Nothing can be sent from environment production, so nothing was changed: 1 delivery (staging 1)"
     assert nothing in unsent.stdout
+    document = json.loads(shared.confiture("webhooks", *everywhere, "-f", "json").stdout)
+    assert (document["ok"], document["elsewhere"]) == (False, {"staging": 1})
     assert set(states(shared).values()) == {"dead_letter"}
     assert shared.confiture("webhooks", *everywhere, "--later").returncode == 0
     assert states(shared)["dlv_staging_00001"] == "pending"

@@ -103,7 +103,7 @@ def redeliver(
         own = [] if later else [row for row in done if row.delivery.environment == here]
         sending = [row for row in own if row.delivery.endpoint in due]
         sent = send_now(context, sending, output) if sending else {"ok": True}
-    others = elsewhere(environments(done), here)
+    others = elsewhere(environments(rows if is_refused else done), here)
     document = {
         **sent,
         "ok": sent["ok"] and not is_refused and (later or not waits),
@@ -115,14 +115,13 @@ def redeliver(
     }
     lines = [f"Send now: {shown('deliver')}"] if due and later else []
     lines += [wait.line for wait in waits]
-    lines += [elsewhere_line(others)] if others else []
+    lines += [elsewhere_line(others)] if others and done else []
     conclude(document, lines, output)
 
 
 def _not_done(rows: Sequence[Row], here: str | None) -> str:
-    problem = f"Nothing can be sent from environment {shown_environment(here)}, "
-    left = f"so nothing was changed: {_counted(rows)}. Add --later to leave that to a worker"
-    return f"❌ {problem}{left}"
+    place = f"❌ Nothing can be sent from environment {shown_environment(here)}, "
+    return f"{place}so nothing was changed: {_counted(rows)}. Add --later to leave that to a worker"
 
 
 def discard(

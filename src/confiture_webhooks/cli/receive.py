@@ -17,6 +17,7 @@ import typer
 
 from ..config import rules, variables
 from ..errors import SignatureError, WebhooksError
+from ..event import rfc3339
 from ..receiver import DEFAULT_TOLERANCE, LocalReceiver, Received, verify
 from ..receiver.local import (
     LARGEST,
@@ -208,7 +209,7 @@ def _checked(capture: Incoming, secrets: list[str], tolerance: timedelta | None)
         "event_id": event.id,
         "event_type": event.type,
         "correlation_id": event.correlation_id,
-        "sent_at": event.sent_at.isoformat() if event.sent_at else None,
+        "sent_at": event.sent_at and rfc3339(event.sent_at),
     }
 
 
