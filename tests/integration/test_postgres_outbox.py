@@ -1133,9 +1133,9 @@ def test_slow_event_triggers_are_waited_for_once_not_for_each_statement(database
         pytest.raises(OutboxError, match=late),
     ):
         over(outbox, migrating).stage(intent(1))
-    assert not has_outbox(database)
+    assert not is_there(database)
     PostgresOutbox(database, making_s=60).close()
-    assert has_outbox(database)
+    assert is_there(database)
 
 
 BEFORE = "CREATE TRIGGER t BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION keep_out()"

@@ -22,8 +22,10 @@ _LOCK = 0x43465748
 """Advisory: two runs that find no outbox make one."""
 _HAS = {one: f"to_regclass('{SCHEMA}.{one}') IS NOT NULL" for one in (*TABLES, "outbox_version")}
 _COLUMNS = ", ".join(
-    f"('{SCHEMA}.{table}', '{name}', '{kind}', {' DEFAULT ' in rest})"
-    for table, name, kind, rest in schema.columns("postgres")
+    f"('{SCHEMA}.{table[1]}', '{name}', '{kind}', {' DEFAULT ' in rest})"
+    for text in schema.statements("postgres", 0)
+    if (table := re.match(r"CREATE TABLE IF NOT EXISTS (\w+)", text))
+    for name, kind, rest in re.findall(r"^ +([a-z_]+) (\w+)(.*)", text, re.MULTILINE)
 )
 _CHANGED = f"""(
   SELECT string_agg(place || name, ', ' ORDER BY place || name) FROM (
@@ -146,7 +148,8 @@ def version(connection: Connection, where: str = "") -> int:
     # Functions and parts of tables that somebody has dropped are made anew.
     is_less = found == schema.VERSION and not row["has_functions"]
     if found == schema.VERSION and row["has_tables"] and row["changed"]:
-        raise OutboxError(f"outbox {where}: somebody has changed its tables: {row['changed']}", CHANGED)
+        problem = f"somebody has changed its tables: {row['changed']}"
+        raise OutboxError(f"outbox {where}: {problem}", CHANGED)
     return found - is_less if row["has_tables"] or found > schema.VERSION else 0
 
 

@@ -49,16 +49,6 @@ def statements(dialect: str, had: int) -> list[str]:
     return [text.format(**DIALECTS[dialect]) for text in texts if text]
 
 
-def columns(dialect: str) -> list[tuple[str, str, str, str]]:
-    """Table, name, type, and the rest of its definition, of each column."""
-    return [
-        (table[1], *column)
-        for text in statements(dialect, 0)
-        if (table := re.match(r"CREATE TABLE IF NOT EXISTS (\w+)", text))
-        for column in re.findall(r"^ +([a-z_]+) (\w+)(.*)", text, re.MULTILINE)
-    ]
-
-
 def check(found: int, where: str, setting: str) -> None:
     """Raise OutboxError when version *found* (0: nothing is there) is not one to go on with."""
     elsewhere = f"or name another place: {setting}"

@@ -300,20 +300,13 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Bring the file to the newest schema, in one transaction.
 
     Raises OutboxError for a file of another version that cannot be brought there, of another
-    program, or whose tables somebody has changed.
+    program, or with triggers of others.
     """
     if _version(connection, path) == schema.VERSION:
-        found = {(table, name): kind for table, name, kind in connection.execute(_COLUMNS)}
-        changed = [
-            f"{table}.{name}"
-            for table, name, kind, _ in schema.columns("sqlite")
-            if found.get((table, name)) != kind.lower()
-        ]
-        # A trigger may keep rows out without an error.
-        changed += [name for (name,) in connection.execute(_TRIGGERS)]
-        if changed:
-            problem = f"outbox {path}: somebody has changed its tables: {', '.join(changed)}"
-            raise OutboxError(problem, f"Undo that, {sqlite_file.ELSEWHERE}")
+        if names := [name for (name,) in connection.execute(_TRIGGERS)]:
+            # It may keep rows out without an error.
+            problem = f"outbox {path}: somebody has put triggers on its tables: {', '.join(names)}"
+            raise OutboxError(problem, f"Drop them, {sqlite_file.ELSEWHERE}")
         return
     with connection:
         connection.execute("BEGIN IMMEDIATE")
@@ -325,11 +318,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
 
 
-_COLUMNS = (
-    "SELECT made.name, column.name, lower(column.type) "
-    "FROM sqlite_master AS made, pragma_table_info(made.name) AS column WHERE made.type = 'table'"
-)
-_TRIGGERS = "SELECT 'trigger ' || name FROM sqlite_master WHERE type = 'trigger'"
+_TRIGGERS = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:

@@ -55,6 +55,8 @@ _WRITABLE = f"Make it writable, {ELSEWHERE}"
 _BUSY = ("locked by another process", "End that process, or try again when it is done")
 _CLOSED = ("it, or its directory, cannot be written", _WRITABLE)
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_CHANGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
+"""A table, a column or a trigger is not as it was made."""
 _REASONS = {
     sqlite3.SQLITE_BUSY: _BUSY,
     sqlite3.SQLITE_LOCKED: _BUSY,
@@ -102,7 +104,8 @@ def translated(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         if (code := code_of(error)) in DAMAGE:
             raise DamagedError(path) from error
-        unknown = (f"SQLite refused ({type(error).__name__}: {error})", None)
+        remedy = f"Undo what was changed in it, {ELSEWHERE}" if code in _CHANGED else None
+        unknown = (f"SQLite refused ({type(error).__name__}: {error})", remedy)
         whole = getattr(error, "sqlite_errorcode", code)
         reason, remedy = _REASONS.get(whole, _REASONS.get(code, unknown))
         raise OutboxError(f"outbox {path}: {reason}", remedy) from error
