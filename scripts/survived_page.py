@@ -119,6 +119,7 @@ FAULTS = {
         "A file of a newer version": "kept said",
         "A file of an older version": "kept",
         "An outbox of the unreleased version on pgmq": "kept said",
+        "A PostgreSQL outbox whose tables somebody has changed, or put a trigger on": "unharmed kept said",
     },
     "Files of others": {
         "The setting names a file that is no outbox": "unharmed",

@@ -54,6 +54,22 @@ def newer(path: Path, _: ExitStack) -> None:
         connection.execute("PRAGMA user_version = 99")
 
 
+def triggered(path: Path, _: ExitStack) -> None:
+    """A file with a trigger of somebody's, which keeps deliveries out without an error."""
+    filled(path, count=0)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "CREATE TRIGGER mine BEFORE INSERT ON deliveries BEGIN SELECT RAISE(IGNORE); END"
+        )
+
+
+def renamed(path: Path, _: ExitStack) -> None:
+    """A file with a column that somebody has renamed."""
+    filled(path, count=0)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE deliveries RENAME COLUMN is_ready TO other")
+
+
 def no_directory(path: Path, _: ExitStack) -> None:
     """A project that takes no directory; nor does the user's state."""
     path.parent.touch()
@@ -62,6 +78,13 @@ def no_directory(path: Path, _: ExitStack) -> None:
 def full(path: Path, _: ExitStack) -> None:
     """A sound file; what it may grow by is limited where the command is started."""
     filled(path, count=0)
+
+
+KEEP_OUT = """
+CREATE FUNCTION {0}.keep_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER mine BEFORE INSERT ON {0}.deliveries
+FOR EACH ROW EXECUTE FUNCTION {0}.keep_out()"""
+"""A trigger of somebody's, which keeps deliveries out without an error."""
 
 
 def run(project: Any, *, limit: int | None = None, **env: str) -> tuple[int, str, str]:
@@ -112,6 +135,8 @@ def alone(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         (garbage, "the file is damaged"),
         (locked, "locked by another process"),
         (newer, "written by a newer confiture-webhooks"),
+        (triggered, "somebody has put triggers on its tables: mine. Drop them, or name"),
+        (renamed, "Undo what was changed in it, or name another file"),
         (no_directory, "it cannot be opened or made"),
         (full, "outbox"),
     ],
@@ -141,6 +166,39 @@ def test_a_broken_outbox_costs_the_migration_nothing(
     if fault is full:
         with closing(SqliteOutbox(path)) as outbox:
             assert {row.state.value for row in outbox.deliveries()} <= {"delivered", "in_flight"}
+
+
+@pytest.mark.survived(
+    "A PostgreSQL outbox whose tables somebody has changed, or put a trigger on",
+    "unharmed",
+    "kept",
+    "said",
+)
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("ALTER TABLE {0}.deliveries RENAME COLUMN is_ready TO other", "deliveries.is_ready. Undo"),
+        ("ALTER TABLE {0}.intents RENAME COLUMN intent TO other", "intents.intent. Undo that"),
+        (
+            KEEP_OUT,
+            "or put a trigger, rule or constraint on them. Undo that",
+        ),
+    ],
+)
+def test_a_changed_postgres_outbox_costs_the_migration_nothing(
+    many: Any, receiver: Any, alone: Any, change: str, reason: str
+) -> None:
+    """Result, stdout and exit code are Confiture's own; every event arrives; the reason is said."""
+    env = {"CONFITURE_WEBHOOK_URL": receiver.url, "CONFITURE_WEBHOOK_OUTBOX": "postgres"}
+    assert many.confiture("webhooks", "outbox", "init", env=env).returncode == 0
+    with psycopg.connect(many.database_url, autocommit=True) as admin:
+        admin.execute(change.format("confiture_webhooks"))
+    code, stdout, stderr = run(many, **env)
+    assert (code, stdout) == alone
+    assert reason in stderr
+    assert "Traceback" not in stderr
+    reported = [request.payload["migration"]["version"] for request in receiver.requests]
+    assert (len(reported), len(set(reported))) == (MIGRATIONS, MIGRATIONS)
 
 
 @pytest.mark.parametrize("log", ["off", "json", "console"])

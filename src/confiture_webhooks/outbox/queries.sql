@@ -72,6 +72,10 @@ deliveries.seq, deliveries.id, deliveries.event_id, deliveries.event_type, deliv
        deliveries.due_at, deliveries.is_ready, deliveries.wakes_at, deliveries.attempts,
        deliveries.tries, bodies.body
 
+-- A file without one of these is refused: nothing could be sent from it.
+-- name: needed
+SELECT {row} FROM main.deliveries LEFT JOIN main.bodies USING (seq) LIMIT 0
+
 -- name: status
 SELECT endpoint, off_since, rests_until FROM main.endpoints
 WHERE environment = :environment AND (:endpoint = '' OR endpoint = :endpoint) ORDER BY endpoint

@@ -300,9 +300,10 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Bring the file to the newest schema, in one transaction.
 
     Raises OutboxError for a file of another version that cannot be brought there, of another
-    program, or with triggers of others.
+    program, without a column that every delivery needs, or with triggers of others.
     """
     if _version(connection, path) == schema.VERSION:
+        connection.execute(statement("needed"))
         if names := [name for (name,) in connection.execute(_TRIGGERS)]:
             # It may keep rows out without an error.
             problem = f"outbox {path}: somebody has put triggers on its tables: {', '.join(names)}"
@@ -312,8 +313,8 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute("BEGIN IMMEDIATE")
         # Again, now that no other process can write: one may have just done it.
         had = _version(connection, path)
-        for statement in schema.statements("sqlite", had):
-            connection.execute(statement)
+        for text in schema.statements("sqlite", had):
+            connection.execute(text)
         connection.execute(f"PRAGMA application_id = {sqlite_file.APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
 
