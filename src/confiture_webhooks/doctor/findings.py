@@ -301,12 +301,10 @@ def _left_behind(found: Findings) -> Iterator[Check]:
                 do = "Send" if "redeliver" in words else "Report"
                 do += " it" if count == 1 else " them"
                 do += f": {_command(name, found.environment, *words, variable=variable)}"
-                if key == "begun":
-                    yield warn(whose, are, do)
-                    continue
+                unused = "" if key == "begun" else " in it, and it is not in use here"
                 # Others may use the database, and another environment the file.
-                make = wrong if held is in_file and name == found.environment else warn
-                yield make(whose, f"{are} in it, and it is not in use here", do)
+                is_ours = held is in_file and name == found.environment
+                yield (wrong if unused and is_ours else warn)(whose, are + unused, do)
 
 
 def _of(name: str | None, here: str | None) -> str:
