@@ -294,17 +294,16 @@ def _left_behind(found: Findings) -> Iterator[Check]:
     ):
         variable = f"{OUTBOX}={quoted(kind)}"
         for name, left in held.items():
+            whose = f"{store} outbox of {shown_environment(name)}"
             for key, count in filter(itemgetter(1), left._asdict().items()):
                 one, many, *words = _LEFT_BEHIND[key]
-                whose = f"{store} outbox of {shown_environment(name)}"
-                are = counted(count, one, many)
-                do = "Send" if "redeliver" in words else "Report"
-                do += " it" if count == 1 else " them"
-                do += f": {_command(name, found.environment, *words, variable=variable)}"
+                do = "Send " if "redeliver" in words else "Report "
+                do += "it: " if count == 1 else "them: "
+                do += _command(name, found.environment, *words, variable=variable)
                 unused = "" if key == "begun" else " in it, and it is not in use here"
                 # Others may use the database, and another environment the file.
-                is_ours = held is in_file and name == found.environment
-                yield (wrong if unused and is_ours else warn)(whose, are + unused, do)
+                make = wrong if unused and held is in_file and name == found.environment else warn
+                yield make(whose, counted(count, one, many) + unused, do)
 
 
 def _of(name: str | None, here: str | None) -> str:
