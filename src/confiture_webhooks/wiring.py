@@ -113,9 +113,9 @@ def postgres_dsn(settings: Settings) -> str:
     """The database of the PostgreSQL outbox. Raises OutboxError when none is named."""
     if not (dsn := settings.place.rest):
         raise OutboxError(
-            "outbox postgres: no database is named",
-            "Set `database_url` in the environment file, CONFITURE_DATABASE_URL, or "
-            "CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>",
+            "outbox postgres: its database is not known",
+            "Name one: `database_url` in the environment file, CONFITURE_DATABASE_URL without "
+            "--config, or CONFITURE_WEBHOOK_OUTBOX=postgres:<dsn>",
         )
     return dsn
 

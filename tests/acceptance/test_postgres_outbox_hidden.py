@@ -399,9 +399,9 @@ def test_what_waits_in_the_outbox_before_is_named(project: Any, receiver: Any) -
     again = "CONFITURE_WEBHOOK_OUTBOX=sqlite confiture webhooks redeliver --pending --yes"
     assert project.confiture("webhooks", "status").returncode == 0
     for word in ("status", "doctor"):
-        for config, file in (((), ""), (ALSO, " --config db/environments/local.yaml")):
+        for config, file, code in (((), "", 1), (ALSO, " --config db/environments/local.yaml", 0)):
             found = project.confiture("webhooks", word, *config, env=ON)
-            assert found.returncode == 1
+            assert found.returncode == code  # another environment may still use the file
             assert "SQLite outbox of local: 1 delivery waits in it, and it is not" in found.stdout
             assert f"Send it: `{again}{file}`" in found.stdout
     other = {"CONFITURE_WEBHOOK_OUTBOX": "sqlite:elsewhere/other.db"}
@@ -494,7 +494,7 @@ def test_a_file_before_that_cannot_be_read_is_named(project: Any, spoil: Any, wh
     spoil(file)
     project.environment_file(webhooks={"endpoints": [{"name": "a", "url": "http://127.0.0.1:1"}]})
     found = project.confiture("webhooks", "status", env=ON)
-    said = f"SQLite outbox: {file}: {why} in use any more. Correct that, or delete it if nothing"
+    said = f"SQLite outbox: {file}: {why} in use here. Correct that, or delete it if nothing"
     assert (found.returncode, said in found.stdout) == (int(why is not None), why is not None)
     assert ("SQLite" in found.stdout) is (why is not None)
 

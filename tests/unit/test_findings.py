@@ -99,16 +99,17 @@ def test_no_two_rows_have_one_name(outbox: InMemoryOutbox) -> None:
         ({"old_intents": {"production": 1}}, False),
         ({"old_intents": {"staging": 1}}, False),
         ({"left_in_file": OutboxError("it is damaged")}, False),
-        ({"left_in_file": {"staging": LeftBehind(1, 0, 0, 0, 0)}}, False),
-        ({"left_in_file": {"staging": LeftBehind(0, 0, 0, 1, 0)}}, False),
-        ({"left_in_file": {"staging": LeftBehind(0, 0, 0, 0, 1)}}, True),
+        ({"left_in_file": {"production": LeftBehind(1, 0, 0, 0, 0)}}, False),
+        ({"left_in_file": {"production": LeftBehind(0, 0, 0, 1, 0)}}, False),
+        ({"left_in_file": {"production": LeftBehind(0, 0, 0, 0, 1)}}, True),
+        ({"left_in_file": {"staging": LeftBehind(1, 1, 1, 1, 1)}}, True),
         ({"left_in_database": {"production": LeftBehind(1, 1, 1, 1, 1)}}, True),
     ],
 )
 def test_a_row_that_is_a_problem_is_not_well(
     outbox: InMemoryOutbox, found: dict[str, Any], is_well: bool
 ) -> None:
-    """A run that may be under way, and deliveries that others may send, are only warned of."""
+    """A run that may be under way, and what others may send from an outbox of theirs, are not."""
     findings = replace(examine(outbox, SETTINGS, NOW), **found)
     assert findings.is_well is is_well
     statuses = {row.status for row in needs(findings)}

@@ -499,9 +499,9 @@ def test_attach_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_postgres_outbox_without_a_database_is_refused() -> None:
-    """With no DSN anywhere, opening it says which settings would name one."""
+    """It says which settings name one. A variable beside --config names none: Confiture refuses both."""
     settings = Settings(outbox="postgres")
-    with pytest.raises(OutboxError, match="CONFITURE_DATABASE_URL"):
+    with pytest.raises(OutboxError, match="CONFITURE_DATABASE_URL without --config"):
         make_outbox(settings, lambda _: None)
 
 

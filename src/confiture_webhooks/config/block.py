@@ -152,7 +152,7 @@ class Reading:
             one = self.value(many.rule, raw, at, row)
             return None if one is None else (one,)
         if not isinstance(raw, list):
-            raise Invalid("must be a list", "Write it as `[a, b]` or with a dash before each item")
+            raise Invalid("must be a list", "Write each item after a dash, or all as `[a, b]`")
         if not raw and not many.may_be_empty:
             raise Invalid("is an empty list", "Put something in it, or remove it")
         if many.most is not None and len(raw) > many.most:

@@ -133,7 +133,7 @@ class Findings:
             or self.unreadable_runs
             or self.old_intents
             or isinstance(held, OutboxError)
-            or any(any(one[:-1]) for one in held.values())  # the last may be under way
+            or any(held.get(self.environment, ())[:-1])  # the last may be under way
         )
 
 
@@ -286,25 +286,24 @@ def _left_behind(found: Findings) -> Iterator[Check]:
     if isinstance(in_file, OutboxError):
         problem = in_file.problem.removeprefix("outbox ")
         remedy = "Correct that, or delete it if nothing in it is needed"
-        yield wrong("SQLite outbox", f"{problem}, and it is not in use any more", remedy)
+        yield wrong("SQLite outbox", f"{problem}, and it is not in use here", remedy)
         in_file = {}
-    for held, store, kind, make, unused in (
-        (in_file, "SQLite", found.left_file, wrong, "and it is not in use any more"),
-        (found.left_in_database, "PostgreSQL", "postgres", warn, "and it is not in use here"),
+    for held, store, kind in (
+        (in_file, "SQLite", found.left_file),
+        (found.left_in_database, "PostgreSQL", "postgres"),
     ):
         variable = f"{OUTBOX}={quoted(kind)}"
         for name, left in held.items():
+            whose = f"{store} outbox of {shown_environment(name)}"
             for key, count in filter(itemgetter(1), left._asdict().items()):
                 one, many, *words = _LEFT_BEHIND[key]
-                whose = f"{store} outbox of {shown_environment(name)}"
-                are = counted(count, one, many)
-                do = "Send" if "redeliver" in words else "Report"
-                do += " it" if count == 1 else " them"
-                command = _command(name, found.environment, *words, variable=variable)
-                if key == "begun":
-                    yield warn(whose, are, f"{do}: {command}")
-                else:
-                    yield make(whose, f"{are} in it, {unused}", f"{do}: {command}")
+                do = "Send " if "redeliver" in words else "Report "
+                do += "it: " if count == 1 else "them: "
+                do += _command(name, found.environment, *words, variable=variable)
+                unused = "" if key == "begun" else " in it, and it is not in use here"
+                # Others may use the database, and another environment the file.
+                make = wrong if unused and held is in_file and name == found.environment else warn
+                yield make(whose, counted(count, one, many) + unused, do)
 
 
 def _of(name: str | None, here: str | None) -> str:

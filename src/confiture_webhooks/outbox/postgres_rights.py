@@ -54,7 +54,8 @@ def grants(role: str, *environments: str) -> list[str]:
         for table in TABLES
     }
     # In one transaction: with a part of them, rows would be hidden from the role.
-    statements = ["BEGIN;", f"GRANT USAGE ON SCHEMA {SCHEMA} TO {name};"]
+    begin = "BEGIN; SET LOCAL client_min_messages = warning;"  # at first no policy is there to drop
+    statements = [begin, f"GRANT USAGE ON SCHEMA {SCHEMA} TO {name};"]
     for table, rights in _GRANTED.items():
         listed = ", ".join(f"{one} ({of})" if of else one for one, of in rights.items())
         statements.append(f"GRANT {listed} ON {SCHEMA}.{table} TO {name};")
