@@ -38,9 +38,8 @@ _CHANGED = f"""(
     SELECT place, ''
     FROM (VALUES {", ".join(f"('{SCHEMA}.{one}')" for one in TABLES)}) AS ours (place)
     JOIN pg_class ON pg_class.oid = to_regclass(place)
-    WHERE relkind <> 'r' OR relhasrules OR NOT EXISTS (
-      SELECT FROM pg_index WHERE indrelid = pg_class.oid AND indisprimary
-    )
+    WHERE relkind <> 'r' OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = pg_class.oid)
+      OR NOT EXISTS (SELECT FROM pg_index WHERE indrelid = pg_class.oid AND indisprimary)
   ) AS changed
 )"""
 """The columns and tables that are not as they were made: by others, so that writing would fail."""
@@ -184,7 +183,7 @@ def prepare(connection: Connection, where: str, *, wait_s: float = MAKING_S) -> 
         f"DELETE FROM {SCHEMA}.outbox_version",
         f"INSERT INTO {SCHEMA}.outbox_version VALUES ({schema.VERSION})",
     )
-    limit, for_locks = f"{wait_s}s", f"{800 * wait_s:.0f}ms"  # less: a lock has its own message
+    limit, for_locks = f"{wait_s:g}s", f"{800 * wait_s:.0f}ms"  # less: a lock has its own message
     try:
         ask(
             connection,
