@@ -1116,8 +1116,11 @@ def test_an_event_trigger_that_fails_is_not_answered_with_the_command_that_faile
     assert "outbox init" not in str(info.value)
 
 
-def test_slow_event_triggers_are_waited_for_once_not_for_each_statement(database: str) -> None:
-    """Making it is one statement with one limit; ``outbox init`` has more time."""
+def test_slow_event_triggers_are_waited_for_once_not_for_each_statement(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making it is one statement with one limit; ``outbox init`` has more time, for that alone."""
+    monkeypatch.setattr(postgres_session._Bounded, "patience_s", 1.5)
     with psycopg.connect(database, autocommit=True) as admin:
         admin.execute(
             "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS "
@@ -1134,8 +1137,20 @@ def test_slow_event_triggers_are_waited_for_once_not_for_each_statement(database
     ):
         over(outbox, migrating).stage(intent(1))
     assert not is_there(database)
-    PostgresOutbox(database, making_s=60).close()
+    with (
+        closing(PostgresOutbox(database, making_s=60)) as outbox,
+        outbox._store.lent() as connection,
+    ):
+        assert connection.patience_s == 1.5
     assert is_there(database)
+
+
+def test_a_lock_that_is_in_the_way_of_making_it_is_named(database: str) -> None:
+    """It is given up before the statement, whose message would blame slow event triggers."""
+    with psycopg.connect(database) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (schema._LOCK,))
+        with pytest.raises(OutboxError, match="another session keeps its tables locked"):
+            PostgresOutbox(database, making_s=0.5)
 
 
 BEFORE = "CREATE TRIGGER t BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION keep_out()"
