@@ -1100,15 +1100,23 @@ def test_a_publication_of_all_tables_keeps_no_outbox_from_being_made(database: s
         assert claim_ids(outbox) == ["dlv_a_1"]
 
 
+@pytest.mark.parametrize(
+    "does",
+    [
+        "INSERT INTO ddl_log VALUES (tg_tag)",
+        "RAISE 'no'",
+        "INSERT INTO public.ddl_log VALUES (NULL)",
+    ],
+)
 def test_an_event_trigger_that_fails_is_not_answered_with_the_command_that_failed(
-    database: str,
+    database: str, does: str
 ) -> None:
-    """To create the tables once more would fail in the same way."""
+    """To create the tables once more would fail in the same way; there are none to undo yet."""
     with psycopg.connect(database, autocommit=True) as admin:
-        admin.execute("CREATE TABLE ddl_log (tag text)")
+        admin.execute("CREATE TABLE ddl_log (tag text NOT NULL)")
         admin.execute(
-            "CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS "
-            "$$ BEGIN INSERT INTO ddl_log VALUES (tg_tag); END $$"
+            "CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS "  # type: ignore[arg-type]
+            f"$$ BEGIN {does}; END $$"
         )
         admin.execute("CREATE EVENT TRIGGER noted ON ddl_command_end EXECUTE FUNCTION note()")
     with pytest.raises(OutboxError, match="making its tables fails.*See the server's log") as info:

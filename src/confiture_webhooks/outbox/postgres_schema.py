@@ -51,6 +51,8 @@ _VERSION = (
     f"{' AND '.join(_HAS.values())} AS has_tables, {_CHANGED} AS changed "
     f"FROM {SCHEMA}.outbox_version"
 )
+_OTHERS = (*MISSING, errors.UndefinedColumn, errors.RaiseException, errors.IntegrityError)
+"""While it is made, they come from event triggers of others."""
 _IS_PGMQ = f"to_regclass('{SCHEMA}.schema_version') IS NOT NULL"
 
 
@@ -192,7 +194,7 @@ def prepare(connection: Connection, where: str, *, wait_s: float = MAKING_S) -> 
         )
     except (errors.DuplicateTable, errors.DuplicateObject):
         return False  # another run has just made it
-    except MISSING as error:  # an event trigger's, which does not find what is its own
+    except _OTHERS as error:
         problem = f"outbox {where}: making its tables fails"
         raise OutboxError(problem, "See the server's log") from error
     except errors.QueryCanceled as error:
