@@ -166,6 +166,7 @@ def test_an_id_of_another_environment_is_refused(shared: Shared) -> None:
     assert unsent.returncode == 1
     nothing = "Nothing can be sent from environment production, so nothing was changed: 1 delivery (staging 1)"
     assert nothing in unsent.stdout
+    assert "Other environments" not in unsent.stdout  # nothing waits that was asked for
     document = json.loads(shared.confiture("webhooks", *everywhere, "-f", "json").stdout)
     assert (document["ok"], document["elsewhere"]) == (False, {"staging": 1})
     assert set(states(shared).values()) == {"dead_letter"}

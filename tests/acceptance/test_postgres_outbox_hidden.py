@@ -82,14 +82,20 @@ def test_a_rebuild_keeps_it_unless_it_drops_every_schema(migrated: Any, drops: b
 @pytest.mark.lowest
 @pytest.mark.timeout(240)
 def test_a_role_without_create_migrates_with_what_init_printed(project: Any, receiver: Any) -> None:
-    """`outbox init` prints the GRANTs; with them a role that may not create schemas is reported."""
+    """`outbox init` prints the GRANTs, and waits for slow event triggers; with them its role reports."""
     project.environment_file(
         webhooks={"outbox": "postgres", "endpoints": [{"name": "a", "url": receiver.url}]}
     )
     project.migration("001", "order", up=TABLE, down="DROP TABLE tb_order")
     admin = psycopg.connect(project.database_url, autocommit=True)
     admin.execute("DROP ROLE IF EXISTS deployer")
+    admin.execute(
+        "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN PERFORM pg_sleep(0.1); END $$"
+    )
+    admin.execute("CREATE EVENT TRIGGER slow ON ddl_command_end EXECUTE FUNCTION slow()")
     made = project.confiture("webhooks", "outbox", "init", "--format", "json")
+    admin.execute("DROP EVENT TRIGGER slow")
     assert made.returncode == 0, made.stderr
     document = json.loads(made.stdout)
     assert document["created"]

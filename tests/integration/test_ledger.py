@@ -112,6 +112,7 @@ def test_a_ledger_that_is_not_there_is_not_known(database: str) -> None:
     """Without a ledger nothing is known of it, before or after, and nothing raised."""
     with connected(database) as connection:
         one = staged(connection)
+        assert one.backend_pid == connection.info.backend_pid
     assert (one.ledger_before, one.ledger_oid, one.ledger_table) == (None, None, "tb_confiture")
     wait_until_gone(database, one.backend_pid)
     assert not asked(database, one).is_ledger_read

@@ -1102,15 +1102,23 @@ def test_a_publication_of_all_tables_keeps_no_outbox_from_being_made(database: s
         assert claim_ids(outbox) == ["dlv_a_1"]
 
 
+@pytest.mark.parametrize(
+    "does",
+    [
+        "INSERT INTO ddl_log VALUES (tg_tag)",
+        "RAISE 'no'",
+        "INSERT INTO public.ddl_log VALUES (NULL)",
+    ],
+)
 def test_an_event_trigger_that_fails_is_not_answered_with_the_command_that_failed(
-    database: str,
+    database: str, does: str
 ) -> None:
-    """To create the tables once more would fail in the same way."""
+    """To create the tables once more would fail in the same way; there are none to undo yet."""
     with psycopg.connect(database, autocommit=True) as admin:
-        admin.execute("CREATE TABLE ddl_log (tag text)")
+        admin.execute("CREATE TABLE ddl_log (tag text NOT NULL)")
         admin.execute(
-            "CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS "
-            "$$ BEGIN INSERT INTO ddl_log VALUES (tg_tag); END $$"
+            "CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS "  # type: ignore[arg-type]
+            f"$$ BEGIN {does}; END $$"
         )
         admin.execute("CREATE EVENT TRIGGER noted ON ddl_command_end EXECUTE FUNCTION note()")
     with pytest.raises(OutboxError, match="making its tables fails.*See the server's log") as info:
@@ -1118,15 +1126,18 @@ def test_an_event_trigger_that_fails_is_not_answered_with_the_command_that_faile
     assert "outbox init" not in str(info.value)
 
 
-def test_slow_event_triggers_are_waited_for_once_not_for_each_statement(database: str) -> None:
-    """Making it is one statement with one limit; ``outbox init`` has more time."""
+def test_slow_event_triggers_are_waited_for_once_not_for_each_statement(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making it is one statement with one limit; ``outbox init`` has more time, for that alone."""
+    monkeypatch.setattr(postgres_session._Bounded, "patience_s", 1.5)
     with psycopg.connect(database, autocommit=True) as admin:
         admin.execute(
             "CREATE FUNCTION slow() RETURNS event_trigger LANGUAGE plpgsql AS "
             "$$ BEGIN PERFORM pg_sleep(0.1); END $$"
         )
         admin.execute("CREATE EVENT TRIGGER slow ON ddl_command_end EXECUTE FUNCTION slow()")
-    late = "making its tables takes longer.*Create it beforehand: `confiture webhooks outbox init"
+    late = r"longer than (0\.5|2)s\. Create it beforehand: `confiture webhooks outbox init"
     with pytest.raises(OutboxError, match=late):
         PostgresOutbox(database, making_s=0.5)
     with (
@@ -1136,8 +1147,20 @@ def test_slow_event_triggers_are_waited_for_once_not_for_each_statement(database
     ):
         over(outbox, migrating).stage(intent(1))
     assert not is_there(database)
-    PostgresOutbox(database, making_s=60).close()
+    with (
+        closing(PostgresOutbox(database, making_s=60)) as outbox,
+        outbox._store.lent() as connection,
+    ):
+        assert connection.patience_s == 1.5
     assert is_there(database)
+
+
+def test_a_lock_that_is_in_the_way_of_making_it_is_named(database: str) -> None:
+    """It is given up before the statement, whose message would blame slow event triggers."""
+    with psycopg.connect(database) as other:
+        other.execute("SELECT pg_advisory_xact_lock(%s)", (schema._LOCK,))
+        with pytest.raises(OutboxError, match="another session keeps its tables locked"):
+            PostgresOutbox(database, making_s=0.5)
 
 
 BEFORE = "CREATE TRIGGER t BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION keep_out()"
@@ -1201,6 +1224,17 @@ def test_tables_that_somebody_has_changed_are_refused(
         admin.execute(str(info.value.remedy).split(": ")[-1])  # type: ignore[arg-type]
     with closing(PostgresOutbox(database)) as outbox:
         assert outbox.is_made_anew()
+
+
+def test_a_rule_that_is_dropped_again_is_forgotten_at_once(database: str) -> None:
+    """ "Undo that" is all it takes: the server itself remembers the rule until the next VACUUM."""
+    with psycopg.connect(database, autocommit=True) as admin:
+        PostgresOutbox(database).close()
+        admin.execute("CREATE RULE r AS ON INSERT TO confiture_webhooks.bodies DO INSTEAD NOTHING")
+        with pytest.raises(OutboxError, match="changed its tables: confiture_webhooks.bodies"):
+            PostgresOutbox(database)
+        admin.execute("DROP RULE r ON confiture_webhooks.bodies")
+    PostgresOutbox(database).close()
 
 
 def test_a_column_that_goes_while_a_worker_is_connected_is_an_error_of_the_outbox(

@@ -243,7 +243,8 @@ class TestSession:
         assert bool(merged["proxies"]) is is_proxied
 
     @pytest.mark.parametrize(
-        ("user", "sent"), [("", "Bearer own"), ("me:mine@", "Basic bWU6bWluZQ==")]
+        ("user", "sent"),
+        [("", "Bearer own"), ("me:mine@", "Basic bWU6bWluZQ=="), ("me:@", "Basic bWU6")],
     )
     def test_netrc_is_not_read(
         self, user: str, sent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -84,6 +84,7 @@ def test_a_refusal_in_another_language_is_one_all_the_same() -> None:
         (psycopg.errors.InsufficientPrivilege, "the role may not use or create it"),
         (psycopg.errors.UndefinedTable, "its tables are not there"),
         (psycopg.errors.TooManyConnections, "the server, role or database has no connection left"),
+        (psycopg.errors.RaiseException, "somebody has changed its tables, or put a trigger"),
         (psycopg.errors.LockNotAvailable, "another session keeps its tables locked"),
         (psycopg.errors.ReadOnlySqlTransaction, "the server is a standby"),
         (psycopg.errors.FeatureNotSupported, "the server is a standby"),

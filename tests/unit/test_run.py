@@ -279,6 +279,15 @@ def test_ctrl_c_while_an_intent_is_written_leaves_none() -> None:
     assert bench.outbox.intents() == []
 
 
+def test_of_two_that_are_expected_in_turn_the_first_leaves_nothing_to_settle() -> None:
+    """It does not begin any more: the next run would report it as killed."""
+    bench = Bench()
+    bench.run.expect(REF, UP, BACKEND)
+    bench.run.expect(REF, DOWN, BACKEND)
+    bench.run.conclude(bench.begin(DOWN), 1, None)
+    assert bench.outbox.intents() == []
+
+
 def test_before_a_migration_the_outbox_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What killed runs have left comes with the staging, whether the migration was expected."""
     bench, asked = Bench(), []

@@ -25,8 +25,6 @@ from .status import runs
 from .tables import agree, conclude, with_exit_codes
 
 outbox_app = typer.Typer(no_args_is_help=True, help="Create or remove the outbox")
-
-
 MAKING_S = 120.0
 """How long ``init`` may take; a run waits less."""
 

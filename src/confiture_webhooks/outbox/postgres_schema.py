@@ -38,9 +38,8 @@ _CHANGED = f"""(
     SELECT place, ''
     FROM (VALUES {", ".join(f"('{SCHEMA}.{one}')" for one in TABLES)}) AS ours (place)
     JOIN pg_class ON pg_class.oid = to_regclass(place)
-    WHERE relkind <> 'r' OR relhasrules OR NOT EXISTS (
-      SELECT FROM pg_index WHERE indrelid = pg_class.oid AND indisprimary
-    )
+    WHERE relkind <> 'r' OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = pg_class.oid)
+      OR NOT EXISTS (SELECT FROM pg_index WHERE indrelid = pg_class.oid AND indisprimary)
   ) AS changed
 )"""
 """The columns and tables that are not as they were made: by others, so that writing would fail."""
@@ -52,6 +51,8 @@ _VERSION = (
     f"{' AND '.join(_HAS.values())} AS has_tables, {_CHANGED} AS changed "
     f"FROM {SCHEMA}.outbox_version"
 )
+_OTHERS = (*MISSING, errors.UndefinedColumn, errors.RaiseException, errors.IntegrityError)
+"""While it is made, they come from event triggers of others."""
 _IS_PGMQ = f"to_regclass('{SCHEMA}.schema_version') IS NOT NULL"
 
 
@@ -184,7 +185,7 @@ def prepare(connection: Connection, where: str, *, wait_s: float = MAKING_S) -> 
         f"DELETE FROM {SCHEMA}.outbox_version",
         f"INSERT INTO {SCHEMA}.outbox_version VALUES ({schema.VERSION})",
     )
-    limit, for_locks = f"{wait_s}s", f"{800 * wait_s:.0f}ms"  # less: a lock has its own message
+    limit, for_locks = f"{wait_s:g}s", f"{800 * wait_s:.0f}ms"  # less: a lock has its own message
     try:
         ask(
             connection,
@@ -193,7 +194,7 @@ def prepare(connection: Connection, where: str, *, wait_s: float = MAKING_S) -> 
         )
     except (errors.DuplicateTable, errors.DuplicateObject):
         return False  # another run has just made it
-    except MISSING as error:  # an event trigger's, which does not find what is its own
+    except _OTHERS as error:
         problem = f"outbox {where}: making its tables fails"
         raise OutboxError(problem, "See the server's log") from error
     except errors.QueryCanceled as error:

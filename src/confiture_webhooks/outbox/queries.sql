@@ -319,7 +319,8 @@ WHERE {filters}
 ORDER BY deliveries.seq DESC LIMIT :limit
 
 -- name: attempts
-SELECT number, started_at, duration, status_code, error_type, retry_after FROM main.attempts WHERE {named} ORDER BY number
+SELECT number, started_at, duration, status_code, error_type, retry_after
+FROM main.attempts WHERE {named} ORDER BY number
 
 -- name: undelivered
 SELECT environment, endpoint, state, count(*) AS count, min(created_at) AS oldest_at
