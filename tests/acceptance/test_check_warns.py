@@ -74,6 +74,10 @@ def test_without_the_usual_file_the_others_are_named(
     named = f"confiture webhooks {shown} --config db/environments/production.yaml"
     assert f"Name the file: `{named}` (or staging.yaml)" in done.stderr
     assert "CONFITURE_ENVIRONMENT" not in done.stderr
+    (project.environments / "staging.yaml").unlink()
+    alone = project.confiture("webhooks", *words, env={"CONFITURE_ENVIRONMENT": "production"})
+    assert f"`{named}`" in alone.stderr
+    assert "(or" not in alone.stderr
 
 
 @pytest.mark.parametrize("words", [("status",), ("list",), ("show", "evt_1"), ("deliver",)])

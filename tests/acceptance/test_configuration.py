@@ -161,6 +161,11 @@ def test_check_prints_every_fault_at_once(one_migration: Any) -> None:
         ("tls.ca_bundle", "b"),
         ("CONFITURE_WEBHOOK_OUTBOX", None),
     ]
+    one_migration.environment_file(
+        webhooks={"outbox": env["CONFITURE_WEBHOOK_OUTBOX"], "endpoints": endpoints[:1]}
+    )
+    checked = one_migration.confiture("webhooks", "check", "--format", "json")
+    assert [one["setting"] for one in json.loads(checked.stdout)["faults"]][1:] == ["outbox"]
 
 
 def test_a_fault_without_an_endpoint_is_what_check_names(one_migration: Any) -> None:

@@ -286,3 +286,13 @@ def test_a_file_without_a_column_that_deliveries_need_is_refused(outbox_path: Pa
         other.execute("ALTER TABLE deliveries RENAME COLUMN is_ready TO other")
     with pytest.raises(OutboxError, match=r"is_ready\). Undo what was changed in it, or name"):
         SqliteOutbox(outbox_path)
+
+
+def test_a_constraint_of_others_has_a_remedy(outbox_path: Path) -> None:
+    """An index that is unique keeps the second delivery out."""
+    with closing(SqliteOutbox(outbox_path)) as outbox:
+        with closing(sqlite3.connect(outbox_path)) as other:
+            other.execute("CREATE UNIQUE INDEX mine ON deliveries (endpoint)")
+        outbox.release(event_id(1), [delivery(1)])
+        with pytest.raises(OutboxError, match="Undo what was changed in it, or name"):
+            outbox.release(event_id(2), [delivery(2)])

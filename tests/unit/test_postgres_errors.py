@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from confiture_webhooks import wiring
 from confiture_webhooks.adapters.backend import named
 from confiture_webhooks.config import Settings
 from confiture_webhooks.event import Database
@@ -119,6 +120,12 @@ def test_a_connection_is_to_the_database_of_a_dsn(dsn: str, is_same: bool) -> No
     """By host, port and name, without asking anybody."""
     assert is_at(dsn, Info("db", 5433, "shop")) == is_same
     assert is_at("host=localhost dbname=x port=1", Info("127.0.0.1", 1, "x"))
+
+
+def test_an_outbox_without_an_address_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """libpq would dial what its own variables name."""
+    monkeypatch.setattr(wiring.postgres_schema, "is_there", lambda dsn: 1 // 0)  # noqa: ARG005
+    assert not wiring.outbox_exists(Settings(outbox="postgres"), is_asked=True)
 
 
 @pytest.mark.parametrize(

@@ -959,8 +959,8 @@ class TestLogs:
         (line,) = lines(capsys)
         (record,) = bench.log.get_finished_logs()
         assert line["migration_name"] == "1_caf\\udce9"
-        assert bench.span("apply migration").to_json().encode()
-        assert str(record.log_record.attributes).encode()
+        for attributes in (bench.span("apply migration").attributes, record.log_record.attributes):
+            assert "".join(map(str, attributes.values())).encode()
 
     def test_a_stderr_that_cannot_be_written(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch

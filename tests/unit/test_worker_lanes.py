@@ -418,17 +418,22 @@ def test_an_outbox_that_fails_in_between_loses_no_answer() -> None:
 
 
 def test_telemetry_that_cannot_begin_a_span_breaks_no_delivery() -> None:
-    """The webhook is sent without one."""
+    """The webhook is sent without one, and the fault is reported."""
+    reported: list[str] = []
 
     class Broken(Telemetry):
         def delivery(self, *_: Any, **__: Any) -> Any:
             raise ImportError("b3")
+
+        def failed(self, where: str, _: BaseException) -> None:
+            reported.append(where)
 
     outbox, transport = backlog(1, 1), ScriptedTransport()
     worker = worker_of(outbox, transport)
     worker.telemetry = Broken()
     assert pass_once(worker)
     assert [row.state for row in outbox.deliveries()] == [State.DELIVERED]
+    assert reported == ["span"]
 
 
 def test_a_lane_that_has_no_turn_waits_for_the_other_and_asks_nothing() -> None:
