@@ -135,7 +135,7 @@ def alone(postgres: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         (garbage, "the file is damaged"),
         (locked, "locked by another process"),
         (newer, "written by a newer confiture-webhooks"),
-        (triggered, "somebody has put triggers on its tables: mine. Drop them, or name"),
+        (triggered, "somebody has put triggers in it: mine. Drop them, or name"),
         (renamed, "Undo what was changed in it, or name another file"),
         (no_directory, "it cannot be opened or made"),
         (full, "outbox"),

@@ -1140,6 +1140,8 @@ def test_slow_event_triggers_are_waited_for_once_not_for_each_statement(
     late = r"longer than (0\.5|2)s\. Create it beforehand: `confiture webhooks outbox init"
     with pytest.raises(OutboxError, match=late):
         PostgresOutbox(database, making_s=0.5)
+    with pytest.raises(OutboxError, match=r"longer than 2\.1s\. Switch slow event triggers off"):
+        PostgresOutbox(database, making_s=2.1)
     with (
         closing(PostgresOutbox(database, connects=False)) as outbox,
         psycopg.connect(database) as migrating,

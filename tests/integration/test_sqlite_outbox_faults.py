@@ -269,7 +269,7 @@ def test_a_file_with_a_trigger_of_others_is_refused(outbox_path: Path) -> None:
     with closing(sqlite3.connect(outbox_path)) as other:
         keep_out = "BEFORE INSERT ON deliveries BEGIN SELECT RAISE(IGNORE); END"
         other.execute(f"CREATE TRIGGER mine {keep_out}")
-    said = "somebody has put triggers on its tables: mine. Drop them, or name another file"
+    said = "somebody has put triggers in it: mine. Drop them, or name another file"
     with pytest.raises(OutboxError, match=said):
         SqliteOutbox(outbox_path)
 

@@ -199,7 +199,9 @@ def prepare(connection: Connection, where: str, *, wait_s: float = MAKING_S) -> 
         raise OutboxError(problem, "See the server's log") from error
     except errors.QueryCanceled as error:
         problem = f"outbox {where}: making its tables takes longer than {limit}"
-        raise OutboxError(problem, f"Create it beforehand: {init()}") from error
+        is_run = wait_s <= MAKING_S
+        remedy = f"Create it beforehand: {init()}" if is_run else "Switch slow event triggers off"
+        raise OutboxError(problem, remedy) from error
     return True
 
 

@@ -306,7 +306,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(statement("needed"))
         if names := [name for (name,) in connection.execute(_TRIGGERS)]:
             # It may keep rows out without an error.
-            problem = f"outbox {path}: somebody has put triggers on its tables: {', '.join(names)}"
+            problem = f"outbox {path}: somebody has put triggers in it: {', '.join(names)}"
             raise OutboxError(problem, f"Drop them, {sqlite_file.ELSEWHERE}")
         return
     with connection:
