@@ -119,6 +119,19 @@ def test_a_ledger_that_is_not_there_is_not_known(database: str) -> None:
     assert ending(database, one) is Ending.UNSETTLED
 
 
+def test_a_role_that_may_not_see_locks_knows_its_process_and_ledger(
+    shop: str, stranger: str
+) -> None:
+    """Only whether the run holds the migration lock is not known then."""
+    with psycopg.connect(shop, autocommit=True) as admin:
+        admin.execute("REVOKE SELECT ON pg_catalog.pg_locks FROM PUBLIC")
+    with connected(stranger) as connection:
+        found = backend_of(Engine(connection, "tb_confiture"))
+        assert found.backend_pid == connection.info.backend_pid
+    assert (found.database.schema, found.has_lock) == ("public", False)
+    assert found.ledger_oid is not None
+
+
 @pytest.mark.parametrize("name", ["", "a\0b", "a.b.c.d", "x; DROP TABLE tb_confiture"])
 def test_what_is_no_table_costs_its_own_intent(shop: str, name: str) -> None:
     """The other intents are asked about all the same."""

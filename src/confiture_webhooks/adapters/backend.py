@@ -41,12 +41,14 @@ IDENTITY = (
 _PROCESS = (
     "SELECT current_schema(), pg_backend_pid(), "
     f"(SELECT {MICROS.format('backend_start')} FROM pg_catalog.pg_stat_activity "
-    "WHERE pid = pg_backend_pid()), "
-    "EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted "
-    "AND classid = %s AND pid = pg_backend_pid()), nspname, relname, pg_class.oid "
+    "WHERE pid = pg_backend_pid()), nspname, relname, pg_class.oid "
     "FROM (VALUES (to_regclass(%s))) AS ledger (oid) "
     "LEFT JOIN pg_catalog.pg_class ON pg_class.oid = ledger.oid "
     "LEFT JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace"
+)
+_LOCK = (  # on its own: a role that may not see locks knows the rest all the same
+    "SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted "
+    "AND classid = %s AND pid = pg_backend_pid())"
 )
 _ROW = (
     f"SELECT {MICROS.format('clock_timestamp()')}, (SELECT id::text FROM {{}} WHERE version = %s)"
@@ -60,9 +62,10 @@ def backend_of(engine: Any, *, for_hooks: bool = False) -> Backend:
     """
     connection, ledger = engine.connection, str(engine.migration_table)
     info = connection.info
-    asked = (LOCK_NAMESPACE, table(ledger).as_string(None))
-    schema, pid, started_at, has_lock, *found = _asked(connection, _PROCESS, asked) or [None] * 7
+    asked = (table(ledger).as_string(None),)
+    schema, pid, started_at, *found = _asked(connection, _PROCESS, asked) or [None] * 6
     identity, timeline = _asked(connection, IDENTITY) or (None, None)
+    locked = _asked(connection, _LOCK, (LOCK_NAMESPACE,))
     # A pooler answers with a pid of its own making, and gives each transaction another process.
     is_direct = pid == info.backend_pid
     return Backend(
@@ -74,7 +77,7 @@ def backend_of(engine: Any, *, for_hooks: bool = False) -> Backend:
         database_identity=identity,
         timeline=timeline,
         ledger_oid=found[2],
-        has_lock=bool(has_lock),
+        has_lock=bool(locked and locked[0]),
     )
 
 

@@ -25,7 +25,7 @@ from .status import runs
 from .tables import agree, conclude, with_exit_codes
 
 outbox_app = typer.Typer(no_args_is_help=True, help="Create or remove the outbox")
-MAKING_S = 120.0
+INIT_S = 120.0
 """How long ``init`` may take; a run waits less."""
 
 
@@ -96,7 +96,7 @@ def init(
     try:
         dsn = postgres_dsn(settings)
         was_there = postgres_schema.is_there(dsn)
-        with closing(PostgresOutbox(dsn, environment=known, making_s=MAKING_S)) as outbox:
+        with closing(PostgresOutbox(dsn, environment=known, making_s=INIT_S)) as outbox:
             is_made = outbox.is_made_anew()
             is_missing = role is not None and not outbox.has_role(role)
         all_of = names if replace or role is None else postgres_rights.added(dsn, role, names)

@@ -31,8 +31,8 @@ def status(config: ConfigOpt = None, output: FormatOpt = "text") -> None:
       off, not configured or wrongly configured, and for those that answers of 429 or 503 put off
       for more than a day. In any environment of this outbox, it does so for deliveries that are
       due for 15 minutes without a worker, and for killed runs that cannot be settled or read. If
-      the project's SQLite file was the outbox before, it counts the environment's in that, too. If
-      the migrated database has an outbox that is not this one, the command only names it.
+      the project's SQLite file was the outbox before, those of this environment in it count, too.
+      If the migrated database has an outbox that is not this one, the command only names it.
 
     EXIT CODES:
       0  Nothing waits for an operator.

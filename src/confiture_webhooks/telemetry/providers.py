@@ -137,7 +137,10 @@ class Providers:
 
 
 def for_command(environ: Mapping[str, str], environment: str | None) -> Providers:
-    """The owner's providers where there is one, else what ``OTEL_*`` ask for. Never raises."""
+    """The owner's providers where there is one, else what ``OTEL_*`` ask for. Never raises.
+
+    For the SDK, which reads them itself, empty ones are taken out of the process's environment.
+    """
     found = Providers()
     with containing("finding providers", found.keep):
         if traceparent := environ.get("TRACEPARENT"):
@@ -149,7 +152,7 @@ def for_command(environ: Mapping[str, str], environment: str | None) -> Provider
             return found
         for name, value in list(os.environ.items()):
             if name.startswith("OTEL_") and not value.strip():
-                del os.environ[name]  # it counts as unset, but the SDK would read some
+                del os.environ[name]
         if environ.get(PROPAGATORS):
             found.faults += filter(None, [ensure_propagators()])
         context = environ.get(_CONTEXT)
