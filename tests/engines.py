@@ -28,7 +28,7 @@ class FakeCursor:
 
     def execute(self, query: Any, params: Any = None, **_: Any) -> FakeCursor:
         self.answer = (
-            ("public", 7, None, False, None, None, None) if "current_schema" in str(query) else None
+            ("public", 7, None, None, None, None) if "current_schema" in str(query) else None
         )
         return self
 

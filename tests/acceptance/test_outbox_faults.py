@@ -179,10 +179,7 @@ def test_a_broken_outbox_costs_the_migration_nothing(
     [
         ("ALTER TABLE {0}.deliveries RENAME COLUMN is_ready TO other", "deliveries.is_ready. Undo"),
         ("ALTER TABLE {0}.intents RENAME COLUMN intent TO other", "intents.intent. Undo that"),
-        (
-            KEEP_OUT,
-            "or put a trigger, rule or constraint on them. Undo that",
-        ),
+        (KEEP_OUT, "or put a trigger, rule or constraint on them. Undo that"),
     ],
 )
 def test_a_changed_postgres_outbox_costs_the_migration_nothing(
