@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from confiture_webhooks.errors import OutboxError
@@ -32,8 +33,9 @@ class FakeSpan:
     def current(self) -> Iterator[None]:
         yield
 
-    def accepted(self, at: float) -> None:
-        pass
+    @contextmanager
+    def attempt(self, request: Any) -> Iterator[Any]:
+        yield SimpleNamespace(request=request)
 
     def attempt_failed(self, attempt: Any, *, retry_in: timedelta | None) -> None:
         pass

@@ -1,11 +1,10 @@
-"""What the instrumentation of requests exports, in memory."""
+"""What the attempts of a delivery export, in memory."""
 
 from __future__ import annotations
 
-import time
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -14,43 +13,62 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
+from confiture_webhooks.telemetry import Telemetry
+from confiture_webhooks.telemetry.providers import Providers
+from samples import delivery
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pytest
+
+    from confiture_webhooks.transport import Request, Response, Transport
+
+PATIENCE = timedelta(seconds=20)
 
 
 class Observed:
-    """Everything that instrumentation exported."""
+    """Everything exported of attempts, while somebody has `requests` instrumented, too."""
 
-    def __init__(self, conventions: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", conventions)
-        # Read once per process: forget it, so that each test has its own.
-        monkeypatch.setattr(_OpenTelemetrySemanticConventionStability, "_initialized", False)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for side in ("REQUEST", "RESPONSE"):
             monkeypatch.setenv(f"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_{side}", ".*")
         self._exporter = InMemorySpanExporter()
         self._reader = InMemoryMetricReader()
-        self.tracing = TracerProvider(shutdown_on_exit=False)
-        self.tracing.add_span_processor(SimpleSpanProcessor(self._exporter))
-        self.tracer = self.tracing.get_tracer("test")
-        self._metering = MeterProvider([self._reader], shutdown_on_exit=False)
+        tracing = TracerProvider(shutdown_on_exit=False)
+        tracing.add_span_processor(SimpleSpanProcessor(self._exporter))
+        metering = MeterProvider([self._reader], shutdown_on_exit=False)
         self._instrumentor = RequestsInstrumentor()
-        self._instrumentor.instrument(tracer_provider=self.tracing, meter_provider=self._metering)
+        self._instrumentor.instrument(tracer_provider=tracing, meter_provider=metering)
+        self._providers = Providers(tracer_provider=tracing, meter_provider=metering)
+        self.delivery = Telemetry(self._providers).delivery(delivery())
 
     def close(self) -> None:
         """Instrument no more."""
         self._instrumentor.uninstrument()
-        self._metering.shutdown()
+
+    def send(
+        self, transport: Transport, request: Request, timeout: timedelta = PATIENCE
+    ) -> Response:
+        """Send *request* as an attempt of a delivery; raises what the transport raises."""
+        with self.delivery.attempt(request) as attempt:
+            attempt.response = transport.send(attempt.request, timeout=timeout)
+        return attempt.response
 
     @property
     def attempts(self) -> list[ReadableSpan]:
-        """The attempts' spans, one at least: that of an attempt that was given up may end later."""
-        until = time.monotonic() + 20
-        while True:
-            finished = self._exporter.get_finished_spans()
-            found = [one for one in finished if one.kind is SpanKind.CLIENT]
-            if found or time.monotonic() > until:
-                return found
-            time.sleep(0.01)
+        """The attempts' spans."""
+        found = self._exporter.get_finished_spans()
+        return [one for one in found if one.kind is SpanKind.CLIENT]
+
+    def durations(self) -> Iterator[tuple[str, dict[str, object], int]]:
+        """The scope, attributes and count of each series of ``http.client.request.duration``."""
+        data = self._reader.get_metrics_data()
+        for scope in data.resource_metrics[0].scope_metrics if data else ():
+            for metric in scope.metrics:
+                if metric.name == "http.client.request.duration":
+                    for point in metric.data.data_points:
+                        yield scope.scope.name, dict(point.attributes or {}), point.count  # type: ignore[union-attr]
 
     def everything(self) -> str:
         """All of it as one text."""

@@ -28,6 +28,7 @@ NAMED = {
 }
 """Names for networks. ``private`` is every address that no public host can have, loopback too."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def members(name: str) -> tuple[Network, ...]:
@@ -77,6 +78,12 @@ def origin(url: str) -> str:
     """Scheme, host and port of *url*: no user, password, path or query."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def address_of(url: str) -> tuple[str, int]:
+    """Host and port of *url*."""
+    parts = urlsplit(url)
+    return parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
 
 
 def proxy_variable(url: str) -> str:

@@ -44,6 +44,8 @@ class Response:
     retry_after: timedelta | None = None
     """From ``Retry-After``, seconds or HTTP date; never negative; ``None`` when unreadable."""
     date: str | None = field(default=None, compare=False)
+    version: str | None = field(default=None, compare=False)
+    """HTTP's: ``1.1``."""
 
 
 class Transport(Protocol):
@@ -53,7 +55,6 @@ class Transport(Protocol):
       resolution, connecting, TLS, a header that drips, a body that never ends.
     - Redirects are not followed: a 3xx is the answer.
     - Connections are kept per endpoint and used again.
-    - The calling thread's OpenTelemetry context is the parent of the attempt's span.
     - An address outside the request's networks is not dialled.
     - ``send`` may be called from several threads, also for one endpoint.
     """

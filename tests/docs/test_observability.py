@@ -56,21 +56,12 @@ def known() -> dict[str, set[str]]:
         for spec in names.METRICS
         for series in series_of(spec)
     }
-    http = {
-        "http_request_method",
-        "http_response_status_code",
-        "server_address",
-        "server_port",
-        "error_type",
-        "le",
-    }
     span_metrics = yaml.safe_load((ROOT / "otel-collector.yaml").read_text())["connectors"][
         "span_metrics"
     ]
     dimensions = {underscored(dimension["name"]) for dimension in span_metrics["dimensions"]}
     spans = dimensions | {"service_name", "span_name", "span_kind", "status_code", "le"}
     for part in ("bucket", "sum", "count"):
-        found[f"http_client_request_duration_seconds_{part}"] = http
         found[f"traces_span_metrics_duration_milliseconds_{part}"] = spans
     return found | {"traces_span_metrics_calls_total": spans}
 
@@ -534,7 +525,9 @@ def test_containers_and_native_programs_are_of_one_version() -> None:
 def test_the_page_names_series_as_they_are() -> None:
     """The table of docs/observability.md has every series of ours, and no other."""
     text = (ROOT / "docs" / "observability.md").read_text()
-    rows = re.findall(r"^\| `(confiture_\w+(?:\{[a-z,]+\})?)` \| (.+?) \|", text, re.MULTILINE)
+    rows = re.findall(
+        r"^\| `((?:confiture|http)_\w+(?:\{[a-z,]+\})?)` \| (.+?) \|", text, re.MULTILINE
+    )
     shown: dict[str, set[str]] = {}
     for name, labels in rows:
         stem, _, parts = name.rstrip("}").partition("{")

@@ -66,16 +66,10 @@ def transport() -> Iterator[HttpTransport]:
     transport.close()
 
 
-@pytest.fixture(params=["http", "", "http/dup"])
-def conventions(request: pytest.FixtureRequest) -> str:
-    """The stable conventions, the old ones, both."""
-    return str(request.param)
-
-
 @pytest.fixture
-def observed(conventions: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Observed]:
-    """What is exported while requests is instrumented."""
-    observed = Observed(conventions, monkeypatch)
+def observed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Observed]:
+    """What attempts export while requests is instrumented."""
+    observed = Observed(monkeypatch)
     yield observed
     observed.close()
 

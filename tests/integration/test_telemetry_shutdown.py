@@ -58,8 +58,7 @@ delivery = telemetry.delivery(
         created_at=datetime.now(UTC),
     ),
 )
-with delivery.current():
-    {during}
+{during}
 attempt = Attempt(
     number=1, started_at=datetime.now(UTC), duration=timedelta(seconds=0.1), status_code=200
 )
@@ -68,6 +67,12 @@ telemetry.end_run(applied=1, failed=0, error_type=None)
 print(time.monotonic(), flush=True)
 telemetry.shutdown(timedelta(seconds={budget_s}))
 telemetry.shutdown(timedelta(seconds={budget_s}))
+"""
+HOOK = """
+hook = telemetry.hook("notify:send", "post_execute", migration.trace)
+with hook.current():
+    {}
+hook.finish()
 """
 
 
@@ -90,9 +95,10 @@ class Finished:
 
 
 def run(
-    before: str = "", during: str = "pass", budget_s: float = PATIENT_S, **environ: str
+    before: str = "", during: str = "", budget_s: float = PATIENT_S, **environ: str
 ) -> Finished:
-    """Run the command in a process of its own."""
+    """Run the command in a process of its own, *during* in a hook of the user's."""
+    during = HOOK.format(during) if during else ""
     done = forked.run(
         [],
         code=COMMAND.format(before=before, during=during, budget_s=budget_s),
@@ -302,7 +308,7 @@ def test_a_worker_reports_losses_while_it_runs() -> None:
     with refusing() as address:
         ended = run(during=during, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=address)
     first, last = (one for one in ended.lines() if one["event"] == "telemetry.flush_incomplete")
-    assert (first["budget_s"], first["lost"], last["lost"]) == (None, 1, 2)
+    assert (first["budget_s"], first["lost"], last["lost"]) == (None, 1, 3)
     assert ended.lines().index(first) < len(ended.lines()) - 2
 
 
@@ -323,14 +329,14 @@ def test_all_arrives() -> None:
 
 
 def test_requests_of_users_are_traced() -> None:
-    """A ``requests`` call under a delivery is a span of the run's trace, with the stable names."""
+    """A ``requests`` call of a hook is a span of the run's trace, with the stable names."""
     with LocalCollector() as collector, unavailable() as receiver:
         during = f"import requests; requests.post({receiver!r}, data=b'x', timeout=5)"
         run(during=during, **{ENDPOINT: collector.url})
         spans = {span.name: span for span in collector.spans}
         (metric,) = [one for one in collector.metrics if one.name == "http.client.request.duration"]
     assert spans["POST"].trace_id == spans["confiture migrate up"].trace_id
-    assert spans["POST"].parent_id == spans["deliver webhook analytics"].span_id
+    assert spans["POST"].parent_id == spans["run hook notify:send"].span_id
     assert spans["POST"].attributes["http.request.method"] == "POST"
     assert metric.unit == "s"
 

@@ -753,7 +753,7 @@ def test_left_overs_that_cannot_be_looked_for_are_one_line() -> None:
     assert " failed (ZeroDivisionError)" in bench.said[0]
 
 
-@pytest.mark.parametrize("method", ["finish", "current", "attempt_failed"])
+@pytest.mark.parametrize("method", ["finish", "attempt", "attempt_failed"])
 def test_nothing_a_span_raises_leaves_the_run(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever call of a span breaks, the run goes on and says so."""
 

@@ -41,6 +41,7 @@ from confiture_webhooks.telemetry.context import from_stored
 from confiture_webhooks.telemetry.logs import records, sentence
 from confiture_webhooks.telemetry.plan import Export
 from confiture_webhooks.telemetry.providers import Providers, Tally, for_command
+from confiture_webhooks.transport import Request, Response
 from contract.made import intent
 
 NOW = datetime(2026, 1, 9, 14, 23, 45, 123000, tzinfo=UTC)
@@ -122,6 +123,13 @@ def a_delivery(trace_context: TraceContext, **changes: Any) -> Delivery:
         environment="production",
     )
     return replace(made, **changes)
+
+
+def a_request() -> Request:
+    address = "https://user:CANARY@a.test/CANARY?CANARY"
+    return Request(
+        url=address, headers={"X": "CANARY"}, body=b"CANARY", endpoint="analytics", resend_count=1
+    )
 
 
 def an_attempt(number: int = 1, **outcome: Any) -> Attempt:
@@ -462,7 +470,7 @@ class TestDelivery:
 
     def test_current(self, bench: Bench) -> None:
         """The span is the current one inside the block, without baggage, and not after it."""
-        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()))
+        span = bench.telemetry.hook("notify:send", "post_execute", bench.telemetry.trace_of_run())
         token = otel_context.attach(baggage.set_baggage("user", "alice"))
         try:
             with span.current():
@@ -563,7 +571,7 @@ class TestMetricsOfTheRun:
         monkeypatch.setattr(NoOpMeterProvider, "get_meter", counted)
         for _ in range(3):
             Telemetry(Providers(meter_provider=provider))
-        assert len(kept) == 1
+        assert len(kept) == 2  # ours, and that of the instrumentation of requests
 
     def test_a_broken_outbox(self, bench: Bench) -> None:
         """An outbox that cannot be read costs its own points and no others."""
@@ -795,6 +803,8 @@ def everything(telemetry: Telemetry) -> None:
         code = {"delivered": 200, "gone": 410}.get(outcome, 500)
         if code != 200:
             span.attempt_failed(an_attempt(status_code=code), retry_in=timedelta(seconds=1))
+        with span.attempt(a_request()) as attempt:
+            attempt.response = Response(status_code=code, version="1.1")
         last = an_attempt(status_code=code)
         span.finish(outcome, last=last, attempts=1, at=NOW, next_attempt_at=NOW)
     hook = telemetry.hook("notify:send", "post_execute", telemetry.trace_of_run())
@@ -994,7 +1004,8 @@ class TestTotality:
         bench.telemetry.end_run(applied=0, failed=0, error_type=None)
         data = bench.reader.get_metrics_data()
         assert data is not None
-        found = {one.name: one for one in data.resource_metrics[0].scope_metrics[0].metrics}
+        scopes = data.resource_metrics[0].scope_metrics
+        found = {one.name: one for scope in scopes for one in scope.metrics}
         assert set(found) == {spec.name for spec in names.METRICS}
         for spec in names.METRICS:
             keys = {
@@ -1011,6 +1022,7 @@ class TestTotality:
             "apply migration": "migration",
             "roll back migration": "migration",
             "deliver webhook analytics": "delivery",
+            "POST": "attempt",
             "run hook notify:send": "user hook",
             "drain webhook outbox": "worker pass",
         }

@@ -6,6 +6,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -50,11 +51,8 @@ class Spans:
 
         class Span:
             @contextmanager
-            def current(self) -> Any:
-                yield
-
-            def accepted(self, at: float) -> None:
-                pass
+            def attempt(self, request: Any) -> Any:
+                yield SimpleNamespace(request=request)
 
             def attempt_failed(self, attempt: Any, *, retry_in: timedelta | None) -> None:
                 spans.failed_attempts.append((delivery.id, attempt.failure, retry_in))

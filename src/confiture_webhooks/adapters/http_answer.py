@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-import requests
 from urllib3.exceptions import ProxyError
-from urllib3.response import HTTPResponse
 
 from ..transport import Response
 from .http_exchange import UNDER_WAY, retry_after, time_until
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
 
     from _typeshed import WriteableBuffer
     from urllib3.response import BaseHTTPResponse
@@ -39,7 +36,6 @@ MOST_INTERIM = 5
 """A receiver that sends more of them before its answer speaks no HTTP."""
 BODY_LIMIT = 4096
 """How much of an answer's body is read, and thrown away, to use its connection again."""
-_PLAIN_HEADERS = ("content-length", "content-type", "date", "retry-after")
 
 
 @dataclass(eq=False, repr=False)
@@ -123,7 +119,8 @@ class Answer(http.client.HTTPResponse):
             self._exchange.reason = str(status)
             raise ProxyError("no way through", OSError(status))
         if self._is_receivers and version.startswith(("HTTP/1.", "HTTP/0.9")):
-            self._exchange.answered(Response(status_code=status), is_whole=False)
+            only = Response(status_code=status, version=version.removeprefix("HTTP/"))
+            self._exchange.answered(only, is_whole=False)
         return version, status, reason
 
 
@@ -140,17 +137,8 @@ def response_of(answer: BaseHTTPResponse) -> Response:
         now = datetime.now(UTC)
         theirs = now + (time_until(date, now) or timedelta())  # a date of theirs is by their clock
         longest = retry_after(given, theirs)
-    return Response(status_code=answer.status, retry_after=longest, date=date)
-
-
-def bare_answer(status_code: int, headers: Mapping[str, str], version: int) -> requests.Response:
-    """The answer as instrumentation sees it: without body, address, and possible secrets."""
-    answer = requests.Response()
-    answer.status_code = status_code
-    answer.reason = ""
-    answer.raw = HTTPResponse(io.BytesIO(), version=version, preload_content=False)
-    answer.headers.update({name: headers[name] for name in _PLAIN_HEADERS if name in headers})
-    return answer
+    version = f"{answer.version / 10}"  # http.client's 11
+    return Response(status_code=answer.status, retry_after=longest, date=date, version=version)
 
 
 def drain(exchange: Exchange) -> None:

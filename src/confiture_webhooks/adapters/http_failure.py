@@ -14,7 +14,6 @@ from urllib3.exceptions import HeaderParsingError, ProxyError, ProxySchemeUnknow
 from urllib3.exceptions import SSLError as UrllibSSLError
 from urllib3.util.ssl_match_hostname import CertificateError
 
-from ..delivery import ERROR_TYPES
 from .http_way import DeniedError
 
 if TYPE_CHECKING:
@@ -23,15 +22,6 @@ if TYPE_CHECKING:
     from .http_exchange import Exchange
 
 
-class NoAnswer(Exception):  # noqa: N818  (its subclasses are the error types)
-    """An attempt had no answer. Holds its error type and nothing else."""
-
-
-NO_ANSWER = {
-    name: type(name, (NoAnswer,), {"__module__": __name__, "__qualname__": name})
-    for name in ERROR_TYPES
-}
-"""A class each: instrumentation takes the class's name for ``error.type``."""
 TYPES: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
     ("timeout", (TimeoutError, ReadTimeoutError)),
     # Whatever went wrong before the proxy connected us says nothing of the receiver.
@@ -76,8 +66,6 @@ _OF_THE_SYSTEM = (OSError, PermissionError)
 
 def error_type_of(exchange: Exchange, error: Exception) -> str:
     """The error type of *exchange*, which *error* has ended, and which keeps the reason."""
-    if isinstance(error, NoAnswer):
-        return type(error).__name__
     is_connected = exchange.step in ("tls", "answers")
     error_type, reason = why(error, is_past_proxy=is_connected and not exchange.is_forwarded)
     if exchange.is_forwarded and error_type == "protocol":

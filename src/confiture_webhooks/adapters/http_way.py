@@ -15,7 +15,6 @@ from importlib.util import find_spec
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
 
 import requests
 from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
@@ -23,7 +22,7 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import Url, connection, parse_url
 
 from ..errors import Fault
-from ..networks import faces, ip, is_loopback, proxy_variable
+from ..networks import address_of, faces, ip, is_loopback, proxy_variable
 from ..trust import stamp
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ LOOKS_AROUND_EVERY_S = 1.0
 """How soon a change of proxies and certificates is seen, at the latest."""
 _CERTIFICATE, _KEY = _CLIENT = ("tls.client_certificate", "tls.client_key")
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 _SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
 _HOST = re.compile(r"[\w.-]+|\[[^\[\]]+\]")
 """A name or an address: a variable that keeps its quotes has none."""
@@ -67,7 +65,7 @@ class Way:
     proxy_variable: str
     """The one of the environment that names it; empty without a proxy."""
     settings: dict[str, Any]
-    """As ``requests.Session.send`` takes them."""
+    """``proxies``, ``verify`` and ``cert``, as requests takes them."""
     files: dict[str, str]
     """For TLS, by the setting or variable that names each."""
     stamp: tuple[Any, ...]
@@ -116,14 +114,13 @@ def way_to(address: str, tls: Tls | None = None, *, is_export: bool = False) -> 
     if tls and tls.client_certificate:
         cert = (tls.client_certificate, tls.client_key or tls.client_certificate)
         files |= zip(_CLIENT, cert, strict=True)
-    settings = {"proxies": proxies, "verify": verify, "cert": cert}
     proxy = select_proxy(url, proxies)
     return Way(
         (address, tls),
         url,
         proxy,
         proxy_variable(url) if proxy else "",
-        settings | {"stream": True, "allow_redirects": False},
+        {"proxies": proxies, "verify": verify, "cert": cert},
         files,
         tuple(map(stamp, files.values())),
         time.monotonic(),
@@ -199,12 +196,6 @@ def is_direct(url: str) -> bool:
     return is_loopback(host) or any(
         _matches(entry.strip().lower(), host, port) for entry in given.split(",")
     )
-
-
-def address_of(url: str) -> tuple[str, int]:
-    """Host and port of *url*."""
-    parts = urlsplit(url)
-    return parts.hostname or "", parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
 
 
 def _matches(entry: str, host: str, port: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from ..adapters.http_exchange import Exchange, time_until
 from ..bounded import TimedOut, bounded
@@ -11,7 +12,6 @@ from ..endpoint import Endpoint, Tls
 from ..formats import FORMATS, format_of
 from ..networks import Networks, origin
 from ..remedy import command
-from ..telemetry.http_spans import without_http_spans
 from ..transport import Request
 from .findings import Check, ok, skipped, warn, wrong
 
@@ -71,12 +71,10 @@ def try_connection(
     exchange = Exchange(request, timeout, answer_within=_ANSWER_WITHIN_S)
     session = EndpointSession(is_export=is_export)
 
-    def look() -> str | None:
-        with without_http_spans():
-            return session.exchange(exchange)
-
     try:
-        exchange.error_type = bounded(look, timeout.total_seconds(), cut=exchange.cut)
+        exchange.error_type = bounded(
+            partial(session.exchange, exchange), timeout.total_seconds(), cut=exchange.cut
+        )
     except TimedOut:
         exchange.error_type = "timeout"
     finally:

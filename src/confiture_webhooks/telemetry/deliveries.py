@@ -16,7 +16,9 @@ from ..bounded import contained
 from ..delivery import Attempt, Delivery, TraceContext
 from ..event import rfc3339
 from ..signature import Verified
+from ..transport import Request
 from . import names
+from .attempts import AttemptSpan
 from .context import around, from_stored, set_failed, storable
 from .spans import Part, Signals, milliseconds
 
@@ -71,6 +73,10 @@ class DeliverySpan(Part):
         self._delivery = delivery
         self._started = monotonic()
         super().__init__(signals, _start(signals, delivery, worker_pass))
+
+    def attempt(self, request: Request) -> AttemptSpan:
+        """An attempt to send *request*, for a block."""
+        return AttemptSpan(self._signals, self.span, request)
 
     @contained
     def attempt_failed(self, attempt: Attempt, *, retry_in: timedelta | None) -> None:

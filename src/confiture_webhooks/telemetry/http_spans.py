@@ -1,4 +1,4 @@
-"""Spans of HTTP requests: none for our own tries, and no address in those of ``requests``."""
+"""Others' spans of HTTP requests: none for ours, and no address in those of ``requests``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, cast
 
+from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import NoOpTracerProvider, Span, Status, StatusCode, Tracer, TracerProvider
 
@@ -18,7 +19,7 @@ from ..networks import origin
 
 PROPAGATORS = "OTEL_PROPAGATORS"
 _OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
-ADDRESSES = ("url.full", "http.url")
+_ADDRESSES = ("url.full", "http.url")
 """Attributes of a span that hold a whole address."""
 
 
@@ -51,6 +52,16 @@ def _loads(name: str) -> bool:
     except Exception:  # noqa: BLE001  not installed, or broken
         return False
     return True
+
+
+def propagate(context: Context) -> dict[str, str]:
+    """The headers that carry *context*'s trace, by the propagators that are set."""
+    ensure_propagators()
+    from opentelemetry.propagate import inject  # noqa: PLC0415
+
+    carrier: dict[str, str] = {}
+    inject(carrier, context)
+    return carrier
 
 
 def without_http_spans() -> AbstractContextManager[None]:
@@ -122,7 +133,7 @@ class _DiscreetTracer(Tracer):
 def _cut(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """*kwargs* whose attributes hold no more of an address than scheme, host and port."""
     attributes = dict(kwargs.get("attributes") or {})
-    for name in ADDRESSES:
+    for name in _ADDRESSES:
         if name in attributes:
             attributes[name] = origin(str(attributes[name]))
     return {**kwargs, "attributes": attributes}

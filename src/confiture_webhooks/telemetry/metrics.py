@@ -84,8 +84,22 @@ _made: WeakKeyDictionary[MeterProvider, tuple[dict[str, Any], Peers]] = WeakKeyD
 
 def _instruments(provider: MeterProvider, peers: Peers) -> dict[str, Any]:
     meter = provider.get_meter(names.SCOPE, version(), schema_url=names.SCHEMA_URL)
-    record: dict[str, Any] = {}
+    duration = names.REQUEST_DURATION
+    requests = provider.get_meter(
+        names.REQUESTS, version(names.REQUESTS.replace(".", "-")), names.REQUESTS_SCHEMA_URL
+    )
+    # The instrument of its instrumentation, with all that tells one from another.
+    record: dict[str, Any] = {
+        duration.name: requests.create_histogram(
+            duration.name,
+            duration.unit,
+            "Duration of HTTP client requests.",
+            explicit_bucket_boundaries_advisory=duration.buckets,
+        ).record
+    }
     for spec in names.METRICS:
+        if spec.name in record:
+            continue
         if spec.instrument == "histogram":
             record[spec.name] = meter.create_histogram(
                 spec.name, spec.unit, explicit_bucket_boundaries_advisory=list(spec.buckets)

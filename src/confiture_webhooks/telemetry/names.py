@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 SCOPE: Final = "confiture_webhooks"
+REQUESTS: Final = "opentelemetry.instrumentation.requests"
+"""The scope of ``http.client.request.duration``: attempts and hooks are measured as one."""
+REQUESTS_SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.21.0"
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 SERVICE_NAME: Final = "confiture"
 
@@ -33,7 +36,11 @@ DURATION_S: Final = "duration_s"
 
 # The semantic conventions', copied so that importing them costs nothing.
 ERROR_TYPE: Final = "error.type"
+HTTP_METHOD: Final = "http.request.method"
+HTTP_RESEND_COUNT: Final = "http.request.resend_count"
 HTTP_STATUS_CODE: Final = "http.response.status_code"
+PROTOCOL_VERSION: Final = "network.protocol.version"
+URL_FULL: Final = "url.full"
 DB_SYSTEM: Final = "db.system.name"
 DB_NAMESPACE: Final = "db.namespace"
 DB_STATUS_CODE: Final = "db.response.status_code"
@@ -113,6 +120,16 @@ MIGRATION_DURATION: Final = MetricSpec(
     "s",
     (MIGRATION_DIRECTION, ERROR_TYPE),
     (0.1, 0.5, 1, 5, 10, 30, 60, 300, 900, 1800, 3600),
+)
+REQUEST_DURATION: Final = MetricSpec(
+    "http.client.request.duration",
+    "histogram",
+    "s",
+    (
+        *(HTTP_METHOD, HTTP_STATUS_CODE, ERROR_TYPE),
+        *(SERVER_ADDRESS, SERVER_PORT, PROTOCOL_VERSION),
+    ),
+    (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
 )
 METRICS: Final = tuple(value for value in list(globals().values()) if type(value) is MetricSpec)
 

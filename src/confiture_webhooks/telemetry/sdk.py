@@ -277,7 +277,7 @@ def set_up(
     if tracers or meters:
         try:
             found.uninstrument = trace_requests(tracers, meters)
-        except Exception as error:  # noqa: BLE001  deliveries have no attempt spans then
+        except Exception as error:  # noqa: BLE001  users' hooks have no spans then
             problem = f"requests cannot be traced ({type(error).__name__})"
             package = "opentelemetry-instrumentation-requests"
             named = culprit(error, lambda: trace_requests(tracers, meters)())  # noqa: PLW0108

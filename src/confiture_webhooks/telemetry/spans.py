@@ -136,15 +136,6 @@ class Part:
         """The context that deliveries from this part continue."""
         return to_stored(self.span.get_span_context())
 
-    @contextmanager
-    def current(self) -> Iterator[None]:
-        """Make its span the calling thread's current one, without baggage, for the block."""
-        token = otel_context.attach(around(self.span))
-        try:
-            yield
-        finally:
-            otel_context.detach(token)
-
     def report(self, where: str, error: BaseException) -> None:
         """At most one log line, whatever breaks."""
         self._signals.report(where, error)
@@ -229,6 +220,15 @@ def milliseconds(seconds: float) -> float:
 
 class HookSpan(Part):
     """One run of a user's hook, ``<module>:<function>``."""
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Make its span the calling thread's current one, without baggage, for the block."""
+        token = otel_context.attach(around(self.span))
+        try:
+            yield
+        finally:
+            otel_context.detach(token)
 
     @contained
     def finish(self, error_type: str | None = None) -> None:

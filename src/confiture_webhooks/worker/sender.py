@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from ..delivery import Attempt, Decision, Outcome
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ..outlook import EndpointStatus
     from ..telemetry import Telemetry
     from ..telemetry.deliveries import DeliverySpan, PassSpans
-    from ..transport import Transport
+    from ..transport import Request, Transport
     from .pace import Pace
 
 RECORD_AGAIN_S = (0.1, 0.5, 2.0)
@@ -44,8 +45,8 @@ class Clock:
 class _NoSpan:
     """In the place of a span that could not be made."""
 
-    def current(self) -> AbstractContextManager[None]:
-        return nullcontext()
+    def attempt(self, request: Request) -> AbstractContextManager[Any]:
+        return nullcontext(SimpleNamespace(request=request))
 
     def finish(self, *_: Any, **__: Any) -> None:
         """Nothing."""
@@ -123,8 +124,10 @@ class Sender:
                 error_type, reason = "other", claim.delivery.reason
             else:
                 request = prepare(pace.endpoint, claim.delivery, attempt=number, at=started_at)
-                with waiting.span.current():
-                    response = self.transport.send(request, timeout=pace.endpoint.timeout)
+                with waiting.span.attempt(request) as made:
+                    response = made.response = self.transport.send(
+                        made.request, timeout=pace.endpoint.timeout
+                    )
         except TransportError as error:
             if error.error_type == CUT:
                 return None, True
@@ -133,7 +136,7 @@ class Sender:
             is_ours = True
             error_type, reason = "other", type(error).__name__
             self.telemetry.failed("attempt", error)
-        made = Attempt(
+        attempt = Attempt(
             number=number,
             started_at=started_at,
             duration=timedelta(seconds=max(0.0, self.clock.monotonic() - started)),
@@ -142,7 +145,7 @@ class Sender:
             retry_after=response.retry_after if response else None,
             reason=reason,
         )
-        return made, is_ours
+        return attempt, is_ours
 
     def _record_and_report(
         self,

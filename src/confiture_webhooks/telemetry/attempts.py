@@ -1,0 +1,91 @@
+"""Spans of attempts: a request of a delivery, how long it took, and the trace that it carries."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from time import monotonic
+from typing import Self
+
+from opentelemetry.trace import Span, SpanKind
+
+from ..bounded import contained
+from ..errors import CUT, TransportError
+from ..networks import address_of, origin
+from ..transport import Request, Response
+from . import names
+from .context import around, set_failed, storable
+from .http_spans import propagate
+from .spans import Part, Signals
+
+_FAILED = 400
+"""Statuses from here on are errors of the client's span, as OpenTelemetry has it."""
+
+
+class AttemptSpan(Part):
+    """One attempt, while the block lasts, with the span of its *delivery* as parent."""
+
+    def __init__(self, signals: Signals, delivery: Span, request: Request) -> None:
+        super().__init__(signals, delivery)
+        self.request = request
+        """What to send: it names the attempt's span as the receiver's parent."""
+        self.response: Response | None = None
+        self._about: dict[str, object] = {}
+        self._started = monotonic()
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._finish(error)
+
+    @contained
+    def _start(self) -> None:
+        request = self.request
+        address, host, port = _shown(request.url)
+        self._about = {
+            names.HTTP_METHOD: request.method,
+            names.SERVER_ADDRESS: host,
+            names.SERVER_PORT: port,
+        }
+        resent = {names.HTTP_RESEND_COUNT: request.resend_count or None}
+        self.span = self._signals.start_span(
+            request.method,
+            parent=self.span.get_span_context(),
+            kind=SpanKind.CLIENT,
+            attributes={**self._about, names.URL_FULL: address, **resent},
+        )
+        if self._signals.tracer is not None:
+            carried = propagate(around(self.span))
+            replaced = {name.lower() for name in carried}
+            kept = {k: v for k, v in request.headers.items() if k.lower() not in replaced}
+            self.request = replace(request, headers=kept | carried)
+
+    @contained
+    def _finish(self, error: BaseException | None) -> None:
+        """End it, with the answer or the *error* that came in its place."""
+        duration_s, answer = monotonic() - self._started, self.response
+        error_type = "other" if error is not None else None
+        if isinstance(error, TransportError):
+            error_type = "timeout" if error.error_type == CUT else error.error_type
+        elif answer is not None and answer.status_code >= _FAILED:
+            error_type = str(answer.status_code)
+        answered = {
+            names.HTTP_STATUS_CODE: answer.status_code if answer else None,
+            names.PROTOCOL_VERSION: answer.version if answer else None,
+        }
+        try:
+            self.span.set_attributes(storable(answered))
+            if error_type is not None:
+                set_failed(self.span, error_type)
+            about = {**self._about, **answered, names.ERROR_TYPE: error_type}
+            self._signals.metrics.record(names.REQUEST_DURATION, duration_s, about, self.span)
+        finally:
+            self.span.end()
+
+
+@lru_cache(maxsize=64)
+def _shown(url: str) -> tuple[str, str, int]:
+    """What may be shown of *url*, its host and its port."""
+    return origin(url), *address_of(url)
