@@ -165,7 +165,7 @@ def base(folder: Path) -> Path:
         busybox = shutil.which("busybox")
         if busybox is None:
             raise ContainersError(
-                "busybox is not installed: images for the health checks need it (busybox-static)"
+                "busybox is missing, and the health checks need it. Run: apt-get install busybox-static"
             )
         with_libraries(Path(busybox), root)
         for name in ("sh", "sleep", "wget"):

@@ -1,4 +1,4 @@
-"""Webhooks over HTTP, with ``requests``."""
+"""Webhooks over HTTP: an attempt that is bounded, whatever hangs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPARE_THREADS = 2
 
 @dataclass(eq=False, repr=False)
 class HttpTransport:
-    """Sends webhooks with ``requests``, one kept session per endpoint.
+    """Sends webhooks over one kept session for each endpoint.
 
     An attempt runs in a daemon thread with the caller's context. So the caller gets an answer in
     time, even if nothing can interrupt the thread. If the address has just answered, every wait is
