@@ -156,7 +156,7 @@ def outlook(
 def correct_first(failure: str | None) -> str:
     """The correction that is needed before a webhook that failed with *failure* is sent again."""
     is_refused = failure in {"401", "403"}
-    return ", so correct its secret or credentials first" if is_refused else ""
+    return ", so correct its `secret`, `headers` or `url` first" if is_refused else ""
 
 
 def again_lines(dead: int, gone: int, *narrowed: str) -> list[str]:

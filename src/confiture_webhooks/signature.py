@@ -104,7 +104,7 @@ class Verified:
     def environment(self) -> str | None:
         """Where it happened."""
         document = _event_of(self.payload)
-        return _text(_part(document, "migration") or document, "environment")
+        return _text(part(document, "migration") or document, "environment")
 
     @property
     def direction(self) -> Direction | None:
@@ -114,7 +114,7 @@ class Verified:
     @property
     def migration(self) -> MigrationRef | None:
         """The migration it is about."""
-        document = _part(_event_of(self.payload), "migration")
+        document = part(_event_of(self.payload), "migration")
         version, name = _text(document, "version"), _text(document, "name")
         if version is None or name is None:
             return None
@@ -123,14 +123,14 @@ class Verified:
     @property
     def database(self) -> Database:
         """The migrated database."""
-        document = _part(_event_of(self.payload), "database")
+        document = part(_event_of(self.payload), "database")
         host, name, schema = (_text(document, key) for key in ("host", "name", "schema"))
         return Database(host=host, name=name, schema=schema)
 
     @property
     def duration_s(self) -> float | None:
         """How long it took."""
-        found = _part(_event_of(self.payload), "execution").get("duration_seconds")
+        found = part(_event_of(self.payload), "execution").get("duration_seconds")
         if isinstance(found, bool) or not isinstance(found, int | float):
             return None
         return float(found) if abs(found) < timedelta.max.total_seconds() else None
@@ -138,13 +138,13 @@ class Verified:
     @property
     def rows_affected(self) -> int | None:
         """How many rows the migration's own statements touched."""
-        found = _part(_event_of(self.payload), "execution").get("rows_affected")
+        found = part(_event_of(self.payload), "execution").get("rows_affected")
         return found if isinstance(found, int) and not isinstance(found, bool) else None
 
     @property
     def error(self) -> ErrorInfo | None:
         """Why it failed."""
-        document = _part(_event_of(self.payload), "error")
+        document = part(_event_of(self.payload), "error")
         kind, text = _text(document, "type"), _text(document, "message")
         if kind is None or text is None:
             return None
@@ -291,7 +291,8 @@ def _event_of(payload: dict[str, Any]) -> dict[str, Any]:
     return data if isinstance(data, dict) else payload
 
 
-def _part(document: dict[str, Any], key: str) -> dict[str, Any]:
+def part(document: dict[str, Any], key: str) -> dict[str, Any]:
+    """The mapping at *key* of a *document* that a stranger may have made; empty: it is none."""
     value = document.get(key)
     return value if isinstance(value, dict) else {}
 

@@ -165,7 +165,9 @@ def test_check_prints_every_fault_at_once(one_migration: Any) -> None:
         webhooks={"outbox": env["CONFITURE_WEBHOOK_OUTBOX"], "endpoints": endpoints[:1]}
     )
     checked = one_migration.confiture("webhooks", "check", "--format", "json")
-    assert [one["setting"] for one in json.loads(checked.stdout)["faults"]][1:] == ["outbox"]
+    assert [one["setting"] for one in json.loads(checked.stdout)["faults"]][1:] == [
+        "webhooks.outbox"
+    ]
 
 
 def test_a_fault_without_an_endpoint_is_what_check_names(one_migration: Any) -> None:

@@ -385,7 +385,7 @@ def test_a_refused_secret_is_corrected_before_it_is_sent_again(
         assert done.returncode == 0
         again = one_migration.confiture("webhooks", "redeliver", option, "--yes")
     for text in (done.stderr, again.stdout):
-        assert "401, so correct its secret or credentials first" in text
+        assert "401, so correct its `secret`, `headers` or `url` first" in text
 
 
 def test_a_worker_whose_outbox_is_gone_still_counts_what_it_did(outside: Project) -> None:

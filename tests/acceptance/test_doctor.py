@@ -569,7 +569,7 @@ def test_an_outbox_that_cannot_be_made(here: Project) -> None:
     assert "CONFITURE_WEBHOOK_OUTBOX: /proc/nowhere/x.db" in checked.stderr
     block = {"endpoints": [{"name": "a", "url": "http://127.0.0.1:9"}]}
     here.environment_file(webhooks={**block, "outbox": "sqlite:/proc/nowhere/x.db"})
-    assert "❌ outbox: /proc/nowhere/x.db" in here.confiture("webhooks", "check").stderr
+    assert "❌ webhooks.outbox: /proc/nowhere/x.db" in here.confiture("webhooks", "check").stderr
 
 
 def test_a_damaged_outbox_is_only_looked_at(here: Project, receiver: Any) -> None:

@@ -198,6 +198,7 @@ def test_the_operators_commands_answer_programs(left_behind: Any) -> None:
         "ok": True,
         "discarded": 1,
         "environments": {"local": 1},
+        "elsewhere": {},
         "unsettled": 0,
         "under_way": 0,
     }
@@ -264,7 +265,7 @@ def test_status_repeats_what_is_to_be_corrected_first(
     endpoint = {"name": "a", "url": receiver.url, "retry": {"schedule": schedule}}
     project.environment_file(webhooks={"endpoints": [endpoint]})
     project.migration("001", "a", up="SELECT 1", down="SELECT 1")
-    first = f"last answer {answer}, so correct its secret or credentials first"
+    first = f"last answer {answer}, so correct its `secret`, `headers` or `url` first"
     assert first in project.confiture("migrate", "up").stderr
     again = f"a: {first.replace('answer', 'answer:')}. Then try it: `confiture webhooks test a`\n"
     assert again in project.confiture("webhooks", "status").stdout

@@ -652,19 +652,21 @@ def test_show_says_what_an_error_event_says(shared: Shared) -> None:
     body = json.dumps(payload).encode()
     put(shared, "failed", Outcome.DEAD_LETTER, body=body, environment="staging")
     put(shared, "chat", Outcome.DEAD_LETTER, body=b'{"text": "x"}', environment="staging")
+    put(shared, "deep", Outcome.DEAD_LETTER, body=b"[" * 100_000, environment="staging")
     shown = shared.confiture("webhooks", "show", "evt_failed", *of("staging")).stdout
     for fact in (
         "Undefined: relation does not exist",
         "42P01",
-        "db.internal/shop",
+        "shop on db.internal",
         "confiture migrate up",
         "https://ci.example/4711",
     ):
         assert fact in shown
     done = shared.confiture("webhooks", "show", "evt_failed", *of("staging"), "-f", "json")
     assert json.loads(done.stdout)["payload"] == payload
-    done = shared.confiture("webhooks", "show", "evt_chat", *of("staging"), "-f", "json")
-    assert "payload" not in json.loads(done.stdout)
+    for event_id in ("evt_chat", "evt_deep"):
+        done = shared.confiture("webhooks", "show", event_id, *of("staging"), "-f", "json")
+        assert "payload" not in json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("words", [("discard", "--endpoint", "ops"), ("redeliver", "--dead")])
@@ -686,6 +688,8 @@ def test_nothing_here_names_the_environments_that_have_something(
         )
         assert f"use `{command}`, or " in rest
     assert "add --all-environments" in rest
+    found = json.loads(shared.confiture("webhooks", *words, "--yes", "-f", "json").stdout)
+    assert (found["ok"], found["elsewhere"]) == (True, {"production": 2, "staging": 2})
     assert set(states(shared).values()) == {"dead_letter"}
 
 

@@ -82,9 +82,9 @@ def full(path: Path, _: ExitStack) -> None:
 
 KEEP_OUT = """
 CREATE FUNCTION {0}.keep_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
-CREATE TRIGGER mine BEFORE INSERT ON {0}.deliveries
+CREATE TRIGGER mine BEFORE UPDATE ON {0}.deliveries
 FOR EACH ROW EXECUTE FUNCTION {0}.keep_out()"""
-"""A trigger of somebody's, which keeps deliveries out without an error."""
+"""A trigger of somebody's, which drops each change of a delivery without an error."""
 
 
 def run(project: Any, *, limit: int | None = None, **env: str) -> tuple[int, str, str]:
@@ -179,7 +179,7 @@ def test_a_broken_outbox_costs_the_migration_nothing(
     [
         ("ALTER TABLE {0}.deliveries RENAME COLUMN is_ready TO other", "deliveries.is_ready. Undo"),
         ("ALTER TABLE {0}.intents RENAME COLUMN intent TO other", "intents.intent. Undo that"),
-        (KEEP_OUT, "or put a trigger, rule or constraint on them. Undo that"),
+        (KEEP_OUT, "deliveries (trigger mine). Undo that"),
     ],
 )
 def test_a_changed_postgres_outbox_costs_the_migration_nothing(

@@ -436,7 +436,7 @@ def test_a_run_names_the_setting_of_an_outbox_elsewhere(
     one_migration.environment_file(**block)
     done = one_migration.confiture("migrate", "up", env=env)
     assert done.returncode == 0, done.stderr
-    setting = "CONFITURE_WEBHOOK_OUTBOX" if place == "variable" else "`outbox`"
+    setting = "CONFITURE_WEBHOOK_OUTBOX" if place == "variable" else "webhooks.outbox"
     assert f"Check that it runs, and its address in {setting}" in done.stderr
     assert "For an outbox elsewhere" not in done.stderr
     assert "database_url" not in done.stderr

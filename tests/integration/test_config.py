@@ -325,6 +325,26 @@ def test_typo_gets_a_suggestion(
     assert f"`{suggestion}`" in fault.remedy
 
 
+@pytest.mark.parametrize(
+    ("block", "setting", "parent"),
+    [
+        ({"endpoints": None, "name": "a", "url": URL}, "webhooks.name", "endpoints"),
+        ({"endpoints": [{"name": "a"}], "url": URL}, "webhooks.url", "endpoints"),
+        (
+            {"endpoints": [{"name": "a", "url": URL, "schedule": [1]}]},
+            "webhooks.endpoints[0].schedule",
+            "retry",
+        ),
+    ],
+)
+def test_setting_too_far_left_names_where_it_belongs(
+    project: Project, block: Any, setting: str, parent: str
+) -> None:
+    """A list of what is known on that level would not help."""
+    item = ", as part of an item (`- name: …`)" if parent == "endpoints" else ""
+    assert project.faults(block)[setting].remedy == f"Indent it under `{parent}`{item}"
+
+
 def test_unknown_setting_lists_the_known_ones(project: Project) -> None:
     """A key that is like no other still gets the list."""
     fault = project.endpoint_fault("zzz", zzz=1)

@@ -611,6 +611,7 @@ def test_a_collector_is_reached_whatever_protocol_it_speaks() -> None:
     [
         ("301", "Redirects are not followed"),
         ("308", "Redirects are not followed"),
+        ("401", "Compare `secret`, `headers` and `url`"),
         ("405", "Check the path"),
         ("429", "Set `rate`"),
         ("too_slow", "higher `timeout`"),

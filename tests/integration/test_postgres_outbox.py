@@ -740,7 +740,10 @@ def test_grants_of_every_environment_shut_no_one_out(role: tuple[str, str], data
 
 
 def test_what_waits_is_counted_without_a_change(database: str) -> None:
-    """By environment; where there is no outbox, or none that can be asked, nothing is made."""
+    """By environment; where there is no outbox, or none that can be asked, nothing is made.
+
+    Also in tables that somebody has changed.
+    """
     assert (
         schema.left_behind_in(database)
         == schema.left_behind_in("postgresql://127.0.0.1:1/none")
@@ -751,7 +754,11 @@ def test_what_waits_is_counted_without_a_change(database: str) -> None:
         outbox.stage(intent(9))
         release(outbox, 1, 2)
         outbox.record(claim_one(outbox), attempt(), DEAD)
-    assert schema.left_behind_in(database) == {"production": (1, 1, 0, 0, 0), None: (0, 0, 0, 1, 0)}
+    with psycopg.connect(database, autocommit=True) as admin:
+        for change in ("SELECT 1", "ALTER TABLE confiture_webhooks.bodies DROP COLUMN body"):
+            admin.execute(change)
+            found = schema.left_behind_in(database)
+            assert found == {"production": (1, 1, 0, 0, 0), None: (0, 0, 0, 1, 0)}
 
 
 @pytest.mark.survived("A clock that was ahead by days", "kept")
@@ -1165,7 +1172,10 @@ def test_a_lock_that_is_in_the_way_of_making_it_is_named(database: str) -> None:
             PostgresOutbox(database, making_s=0.5)
 
 
-BEFORE = "CREATE TRIGGER t BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION keep_out()"
+TRIGGER = """
+CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER t"""
+EACH = "FOR EACH ROW EXECUTE FUNCTION keep_out()"
 
 
 @pytest.mark.parametrize("table", ["released", "deliveries", "bodies", "intents"])
@@ -1176,11 +1186,7 @@ def test_rows_that_a_trigger_keeps_out_are_not_taken_for_written(database: str, 
         psycopg.connect(database, autocommit=True) as admin,
     ):
         release(outbox, 1)
-        admin.execute(
-            "CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS "
-            "$$ BEGIN RETURN NULL; END $$"
-        )
-        admin.execute(BEFORE.format(f"confiture_webhooks.{table}"))  # type: ignore[arg-type]
+        admin.execute(f"{TRIGGER} BEFORE INSERT ON confiture_webhooks.{table} {EACH}")  # type: ignore[arg-type]
         write = outbox.stage if table == "intents" else lambda _: release(outbox, 2)
         with pytest.raises(OutboxError, match="put a trigger, rule or constraint on them"):
             write(intent(2))
@@ -1209,6 +1215,8 @@ def test_rows_that_a_trigger_keeps_out_are_not_taken_for_written(database: str, 
             "ALTER TABLE {0}.intents RENAME TO old; CREATE VIEW {0}.intents AS TABLE {0}.old",
             "intents",
         ),
+        (f"{TRIGGER} BEFORE UPDATE ON {{0}}.deliveries {EACH}", r"deliveries \(trigger t\)"),
+        (f"{TRIGGER} BEFORE INSERT OR DELETE ON {{0}}.intents {EACH}", r"intents \(trigger t\)"),
     ],
 )
 def test_tables_that_somebody_has_changed_are_refused(
@@ -1226,6 +1234,26 @@ def test_tables_that_somebody_has_changed_are_refused(
         admin.execute(str(info.value.remedy).split(": ")[-1])  # type: ignore[arg-type]
     with closing(PostgresOutbox(database)) as outbox:
         assert outbox.is_made_anew()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        f"{TRIGGER} AFTER UPDATE ON {{0}}.deliveries {EACH}",
+        f"{TRIGGER} BEFORE DELETE ON {{0}}.intents EXECUTE FUNCTION keep_out()",
+        f"{TRIGGER} BEFORE UPDATE ON {{0}}.intents {EACH}; ALTER TABLE {{0}}.intents DISABLE TRIGGER t",
+    ],
+)
+def test_a_trigger_that_drops_no_row_is_left_alone(database: str, change: str) -> None:
+    """Others may count, copy or watch what is written."""
+    with psycopg.connect(database, autocommit=True) as admin:
+        PostgresOutbox(database).close()
+        admin.execute(change.format("confiture_webhooks"))  # type: ignore[arg-type]
+    with closing(PostgresOutbox(database)) as outbox:
+        outbox.stage(intent(1))
+        release(outbox, 1)
+        assert not outbox.intents()
+        outbox.record(claim_one(outbox), attempt(), DELIVERED)
 
 
 def test_a_rule_that_is_dropped_again_is_forgotten_at_once(database: str) -> None:

@@ -35,7 +35,7 @@ def test_so_many_are_taken_at_once_whatever_their_states(
         settings=SimpleNamespace(recorded=[Endpoint(name="analytics", url="https://a.invalid/")]),
     )
     states = [State.PENDING, State.DEAD_LETTER]
-    rows, _ = selection.chosen(context, "discard", [], states, "analytics", False)
+    rows, *_ = selection.chosen(context, "discard", [], states, "analytics", False)
     assert len(rows) == taken
     assert (f"At most {most} are taken at once" in capsys.readouterr().err) == (most < 4)
 

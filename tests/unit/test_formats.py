@@ -224,6 +224,14 @@ def test_discord_shows_marks_as_text() -> None:
     assert not re.search(r"(?<!\\)[*_~`|\[]", field["value"])
 
 
+def test_a_directory_of_sockets_does_not_look_like_the_path_of_a_file() -> None:
+    """The host of a database may be one."""
+    there = event(database=Database(host="/run/postgresql", name="shop"))
+    fields = json.loads(sent(there, to("discord")).body)["embeds"][0]["fields"]
+    (field,) = [one for one in fields if one["name"] == "Database"]
+    assert field["value"] == "shop on /run/postgresql"
+
+
 @pytest.mark.parametrize("chosen", WORDS)
 def test_sql_is_sent_only_when_asked_for(chosen: str) -> None:
     """The whole error text, SQL and all, needs ``include_sql``."""

@@ -159,8 +159,9 @@ def test_an_administrators_command_leads_to_the_same_database(dsn: str, address:
 
 
 def test_no_password_is_shown() -> None:
-    """Host, port and database name the server."""
+    """Host, port and database name the server; a socket's directory is no path of a file."""
     assert described("postgresql://u:CANARY@db:1/shop") == "postgres db:1/shop"
+    assert described("postgresql:///shop?host=/run/postgresql") == "postgres (local)/shop"
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def redeliver(
         reason = "give ids, or only one of --dead, --pending and --gone"
         raise typer.BadParameter(reason, param_hint="ID")
     with opened(config, is_sending=not later) as context:
-        rows, nothing = chosen(context, "redeliver", ids, states, endpoint, everywhere)
+        rows, away, nothing = chosen(context, "redeliver", ids, states, endpoint, everywhere)
         here = context.environment
         mine = Counter(r.delivery.endpoint for r in rows if r.delivery.environment == here)
         if mine and not later:
@@ -103,7 +103,7 @@ def redeliver(
         own = [] if later else [row for row in done if row.delivery.environment == here]
         sending = [row for row in own if row.delivery.endpoint in due]
         sent = send_now(context, sending, output) if sending else {"ok": True}
-    others = elsewhere(environments(rows if is_refused else done), here)
+    others = away or elsewhere(environments(rows if is_refused else done), here)
     document = {
         **sent,
         "ok": sent["ok"] and not is_refused and (later or not waits),
@@ -158,7 +158,7 @@ def discard(
     with opened(config) as context:
         others, killed, broken = intents_of(context, ids or ())
         undelivered = [] if ids else [state for state in State if state is not State.DELIVERED]
-        rows, nothing = chosen(context, "discard", others, undelivered, endpoint, everywhere)
+        rows, away, nothing = chosen(context, "discard", others, undelivered, endpoint, everywhere)
         lost = [runs(len(broken), "unreadable")] if broken else []
         plan = [_counted(rows)] if rows else []
         if killed:
@@ -178,6 +178,7 @@ def discard(
         "ok": not left,
         "discarded": len(done),
         "environments": by_environment(environments(done)),
+        "elsewhere": by_environment(away),
         "unsettled": len(killed) + len(broken),
         "under_way": left,
     }

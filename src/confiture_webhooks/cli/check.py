@@ -124,8 +124,7 @@ def _of_a_run(settings: Settings) -> list[Fault]:
         check_path(settings)
     except OutboxError as error:
         problem = error.problem.removeprefix("outbox ")
-        setting = outbox_setting(os.environ).strip("`")
-        faults.append(Fault(setting, problem, error.remedy or OTHER))
+        faults.append(Fault(outbox_setting(os.environ), problem, error.remedy or OTHER))
     return faults
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -16,8 +15,10 @@ from ..delivery import Delivery, State
 from ..event import EventType, rfc3339
 from ..outbox import KEPT_FOR, Row, Summary
 from ..outlook import NO_ENVIRONMENT, Wait, listed, once_possible, shown_environment
+from ..receiver.local import payload_of
 from ..remedy import shown
 from ..run.other_environment import in_environment
+from ..signature import part
 from ..terminal import say
 from .context import Context, opened
 from .options import (
@@ -232,21 +233,17 @@ def _show(wholes: Sequence[dict[str, Any]], here: str | None, waits: Sequence[Wa
 
 def _payload(delivery: Delivery) -> dict[str, Any] | None:
     """The body as the receiver has it, if it is of the default format."""
-    try:
-        found = json.loads(delivery.body)
-    except ValueError:
-        return None
+    found = payload_of(delivery.body)
     is_ours = isinstance(found, dict) and found.get("event_id") == delivery.event_id
     return found if is_ours and "event_type" in found else None
 
 
 def _of_body(payload: dict[str, Any]) -> dict[str, str]:
-    parts = map(payload.get, ("error", "database", "run"))
-    error, database, run = (one if isinstance(one, dict) else {} for one in parts)
+    error, database, run = (part(payload, key) for key in ("error", "database", "run"))
     named = {
         "error": ": ".join(str(error[key]) for key in ("type", "message") if error.get(key)),
         "sqlstate": error.get("sqlstate"),
-        "database": "/".join(str(database[key]) for key in ("host", "name") if database.get(key)),
+        "database": " on ".join(str(one) for one in map(database.get, ("name", "host")) if one),
         "command": run.get("command"),
         "CI run": run.get("url"),
     }

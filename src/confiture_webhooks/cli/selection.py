@@ -115,16 +115,17 @@ def chosen(
     states: Sequence[State],
     endpoint: str | None,
     everywhere: bool,
-) -> tuple[list[Row], str]:
-    """The deliveries to *verb*, by *ids* or *states*, and a line that there are none.
+) -> tuple[list[Row], Counter[str | None], str]:
+    """The deliveries to *verb*, by *ids* or *states*.
 
-    Raises CommandError if one of *ids* cannot be had.
+    If there are none: how many other environments have, and a line about it. Raises CommandError
+    if one of *ids* cannot be had.
     """
     check_endpoint(context, endpoint)
     if not states:
-        return _named(context, verb, ids or (), endpoint, everywhere), ""
+        return _named(context, verb, ids or (), endpoint, everywhere), Counter(), ""
     rows = _in_states(context, states, endpoint, everywhere)
-    return rows, "" if rows else _nothing(context, verb, states, endpoint)
+    return (rows, Counter(), "") if rows else ([], *_nothing(context, verb, states, endpoint))
 
 
 def _named(
@@ -178,14 +179,17 @@ def _in_states(
     return rows
 
 
-def _nothing(context: Context, verb: str, states: Iterable[State], endpoint: str | None) -> str:
+def _nothing(
+    context: Context, verb: str, states: Iterable[State], endpoint: str | None
+) -> tuple[Counter[str | None], str]:
     others = environments(_in_states(context, states, endpoint, everywhere=True))
     if not others:
-        return f"Nothing to {verb}"
+        return others, f"Nothing to {verb}"
     words = [f"--{state.value.partition('_')[0]}" for state in states if verb == "redeliver"]
     words += ["--endpoint", endpoint] if endpoint is not None else []
     nothing = f"Nothing to {verb} in environment {shown_environment(context.environment)}"
-    return f"{nothing}. Others have some ({listed(others)}): {_ways(others, verb, *words)}"
+    ways = _ways(others, verb, *words)
+    return others, f"{nothing}. Others have some ({listed(others)}): {ways}"
 
 
 def _ways(environments: Iterable[str | None], *words: str) -> str:

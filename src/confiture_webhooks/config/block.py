@@ -112,6 +112,11 @@ class Reading:
         for key in given:
             if key not in table:
                 remedy = f"{rules.did_you_mean(key, table)}Known here: {', '.join(table)}"
+                for name, one in table.items():
+                    inner = one.kind.rule if isinstance(one.kind, Many) else one.kind
+                    if isinstance(inner, Mapping) and key in inner:
+                        item = "" if inner is one.kind else ", as part of an item (`- name: …`)"
+                        remedy = f"Indent it under `{name}`{item}"
                 self.fault((*at, key), Invalid("is not a known setting", remedy))
                 self.unknown.append((*at, key))
         found: dict[str, Any] = {}

@@ -59,8 +59,8 @@ ALL = (*OF_DEFAULT, CONFIG, OUTBOX, FLUSH_TIMEOUT, LOG, LOG_LEVEL, ENVIRONMENT, 
 
 
 def outbox_setting(environ: Mapping[str, str]) -> str:
-    """What names the outbox, for a sentence: its variable, else the setting of the block."""
-    return OUTBOX if environ.get(OUTBOX) else "`outbox`"
+    """What names the outbox: its variable, else the setting of the block."""
+    return OUTBOX if environ.get(OUTBOX) else f"{command_watch.BLOCK}.outbox"
 
 
 ON_WORDS = frozenset({"true", "yes", "on", "1"})

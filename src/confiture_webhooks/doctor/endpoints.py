@@ -97,8 +97,8 @@ CLOCK_WRONG = timedelta(minutes=5)
 """Receivers refuse a timestamp that is further off."""
 PATIENCE = timedelta(seconds=5)
 _SECRETS = (
-    "Compare secret and credentials on both sides; "
-    f"`{command('verify', 'FILE')}` checks a captured request"
+    "Compare `secret`, `headers` and `url` with what the receiver expects; "
+    f"of requests with a secret, `{command('verify', 'FILE')}` checks a captured one"
 )
 _MOVED = "Redirects are not followed: write the address that it leads to into `url`"
 _REMEDIES = {

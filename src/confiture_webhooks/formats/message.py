@@ -159,7 +159,7 @@ def _facts(event: Event, *, include_sql: bool) -> list[Fact]:
         ("Migration", event.migration.name if event.migration else None),
         ("Direction", event.direction.value if event.direction else None),
         ("Environment", event.environment),
-        ("Database", "/".join(part for part in (database.host, database.name) if part)),
+        ("Database", " on ".join(filter(None, (database.name, database.host)))),
         ("Duration", None if seconds is None else f"{round(seconds, 3):g} s"),
         ("Rows", event.rows_affected),
         ("Migrations", _listed(named, LONGEST_LIST)),

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import errors
 
-from ..config.variables import OUTBOX
+from ..config.variables import OUTBOX, outbox_setting
 from ..errors import OutboxError
 from ..remedy import quoted, shown
 from .postgres_session import ADDRESS, database_of, is_plain, parameters_of
@@ -23,7 +23,7 @@ ADMIN = "ADMIN"
 
 def placed(remedy: str, setting: str) -> str:
     """*remedy* with *setting*, which holds the address; without ``NAMED`` if it is elsewhere."""
-    is_elsewhere = setting in {OUTBOX, "`outbox`"}
+    is_elsewhere = setting in {OUTBOX, outbox_setting({})}
     return (remedy.removesuffix(NAMED) if is_elsewhere else remedy).replace(ADDRESS, setting)
 
 

@@ -40,6 +40,10 @@ _CHANGED = f"""(
     JOIN pg_class ON pg_class.oid = to_regclass(place)
     WHERE relkind <> 'r' OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = pg_class.oid)
       OR NOT EXISTS (SELECT FROM pg_index WHERE indrelid = pg_class.oid AND indisprimary)
+    UNION ALL
+    SELECT tgrelid::regclass::text || ' (trigger ', tgname || ')' FROM pg_trigger
+    WHERE tgrelid IN ({", ".join(f"to_regclass('{SCHEMA}.{one}')" for one in TABLES)})
+      AND tgtype & 3 = 3 AND tgenabled IN ('O', 'A')  -- for each row, before: it may drop the row
   ) AS changed
 )"""
 """The columns and tables that are not as they were made: by others, so that writing would fail."""
@@ -135,7 +139,7 @@ $release$""",
     ]
 
 
-def version(connection: Connection, where: str = "") -> int:
+def version(connection: Connection, where: str) -> int:
     """The schema's version in the database; 0: it has no outbox, or not all of its tables.
 
     Raises OutboxError if somebody has changed them.
@@ -251,11 +255,10 @@ def is_there(dsn: str) -> bool:
 
 
 def left_behind_in(dsn: str) -> dict[str | None, LeftBehind]:
-    """The deliveries in an outbox at *dsn*; none if it cannot be asked."""
+    """The deliveries in an outbox at *dsn*, also a changed one; none if it cannot be asked."""
     with suppress(OutboxError), briefly(dsn) as connection:
-        if version(connection) == schema.VERSION:
-            questions = (fitted(one, "") for one in LEFT_BEHIND_QUERIES)
-            return left_behind(*ask(connection, settings(), *questions)[2:])
+        questions = (fitted(one, "") for one in LEFT_BEHIND_QUERIES)
+        return left_behind(*ask(connection, settings(), *questions)[2:])
     return {}
 
 

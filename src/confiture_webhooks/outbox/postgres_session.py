@@ -183,7 +183,8 @@ def described(dsn: str) -> str:
     parameters = conninfo.conninfo_to_dict(dsn)
     if not is_plain(parameters):
         return "postgres …"
-    host = parameters.get("host") or parameters.get("hostaddr") or "(local)"
+    host = str(parameters.get("host") or parameters.get("hostaddr") or "/")
+    host = "(local)" if host.startswith("/") else host  # a socket's directory is no part of a path
     port = f":{parameters['port']}" if parameters.get("port") else ""
     return f"postgres {host}{port}/{database_of(parameters)}"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import SignatureError, WebhooksError
 from ..event import rfc3339
-from ..signature import DEFAULT_TOLERANCE, signing_keys, verify
+from ..signature import DEFAULT_TOLERANCE, part, signing_keys, verify
 from .server import Answer, Headers, Incoming, LoopbackServer, Scripted, answer_of
 
 KEPT_REQUESTS = 10_000
@@ -189,11 +189,8 @@ def as_document(received: Received) -> dict[str, Any]:
 
 def describe(document: dict[str, Any], why_not: str = "") -> tuple[str, dict[str, str]]:
     """A request for human eyes, as a title and facts; *why_not*: why its signature is not valid."""
-    payload = document["payload"] if isinstance(document["payload"], dict) else {}
-    migration, execution, error, run = (
-        part if isinstance(part, dict) else {}
-        for part in map(payload.get, ("migration", "execution", "error", "run"))
-    )
+    payload, keys = part(document, "payload"), ("migration", "execution", "error", "run")
+    migration, execution, error, run = (part(payload, key) for key in keys)
     words = (
         document["received_at"][11:19],
         document["event_type"] or "not an event of ours",
