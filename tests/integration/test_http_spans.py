@@ -195,6 +195,7 @@ def test_the_trace_goes_on_and_baggage_does_not(
         ({}, b""),
         ({"b3": "1-2-1"}, b"b3: 1-2-1\r\n"),
         ({"Traceparent": "theirs"}, b""),
+        ({"Baggage": "theirs", "Host": "theirs", "content-length": "1"}, b"/path?a=1"),
         ({"x-api-key": "theirs"}, b"X-Api-Key: k\r\n"),
         ({"x-a": "one\r\n\u2603"}, b"x-a: one\\x0d\\x0a\\u2603\r\n"),
         ({"x-a": None}, b""),

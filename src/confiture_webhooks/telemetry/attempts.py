@@ -10,6 +10,7 @@ from typing import Self
 from opentelemetry.trace import NonRecordingSpan, Span, SpanKind
 
 from ..bounded import contained
+from ..config.rules import RESERVED_HEADERS
 from ..errors import CUT, TransportError
 from ..networks import address_of, origin
 from ..transport import Request, Response, header_text
@@ -59,7 +60,8 @@ class AttemptSpan(Part):
         if self._signals.tracer is not None:
             own = {k: v for k, v in asdict(self.trace).items() if v}
             self.request = replace(request, headers={**request.headers, **own})
-            others = {k: header_text(v) for k, v in propagate(around(self.span)).items()}
+            given = propagate(around(self.span)).items()
+            others = {k: header_text(v) for k, v in given if k.lower() not in RESERVED_HEADERS}
             self.request = replace(request, headers={**others, **self.request.headers})
 
     @contained
