@@ -56,15 +56,17 @@ def credentials(sent: bytes) -> list[str]:
 def test_plain_http_goes_through_the_proxy(
     transport: HttpTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """HTTP_PROXY is asked for the whole address, with its own credentials."""
+    """HTTP_PROXY is asked for the whole address, with its own credentials and no others."""
     with Peer(answers(OK)) as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy.url.replace("//", "//user:word@"))
         monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//user:word@"))
-        sent = request("http://receiver.test/hook?a=1")
+        given = {"proxy-authorization": "Basic other"}
+        sent = request("http://receiver.test/hook?a=1", headers=given)
         assert transport.send(sent, timeout=PATIENCE).status_code == 200
         (read,) = proxy.requests
     assert read.startswith(b"POST http://receiver.test/hook?a=1 HTTP/1.1\r\n")
     assert b"Proxy-Authorization: Basic " + base64.b64encode(b"user:word") in read
+    assert read.lower().count(b"proxy-authorization") == 1
 
 
 def test_no_proxy(transport: HttpTransport, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
-from opentelemetry import baggage, context
+from opentelemetry import baggage, context, propagate
+from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.trace import StatusCode
 
 from confiture_webhooks.adapters.http import HttpTransport
@@ -29,11 +30,30 @@ SHORT = timedelta(milliseconds=500)
 REFUSAL = b"HTTP/1.0 503 Busy\r\nServer: some\r\nContent-Length: 6\r\n\r\nsecret"
 
 
+class Theirs(TextMapPropagator):
+    """Adds headers to a request, or raises."""
+
+    def __init__(self, theirs: Any) -> None:
+        self._theirs = theirs
+
+    @property
+    def fields(self) -> set[str]:
+        return set()
+
+    def extract(self, *_: Any, **__: Any) -> context.Context:
+        return context.Context()
+
+    def inject(self, carrier: Any, *_: Any, **__: Any) -> None:
+        if isinstance(self._theirs, Exception):
+            raise self._theirs
+        carrier.update(self._theirs)
+
+
 def request(url: str, *, resend_count: int = 0) -> Request:
     """A request to a path at *url*."""
     return Request(
         url=f"{url}/path?a=1",
-        headers={"Authorization": "Bearer t", "X-Api-Key": "k", "Traceparent": "the delivery's"},
+        headers={"Authorization": "Bearer t", "X-Api-Key": "k", "traceparent": "the delivery's"},
         body=b'{"event": "ping"}\n',
         endpoint="analytics",
         resend_count=resend_count,
@@ -169,10 +189,43 @@ def test_the_trace_goes_on_and_baggage_does_not(
     assert b"baggage" not in read.lower()
 
 
+@pytest.mark.parametrize(
+    ("theirs", "sent"),
+    [
+        ({}, b""),
+        ({"b3": "1-2-1"}, b"b3: 1-2-1\r\n"),
+        ({"Traceparent": "theirs"}, b""),
+        ({"Baggage": "theirs", "Host": "theirs", "content-length": "1"}, b"/path?a=1"),
+        ({"x-api-key": "theirs"}, b"X-Api-Key: k\r\n"),
+        ({"x-a": "one\r\n\u2603"}, b"x-a: one\\x0d\\x0a\\u2603\r\n"),
+        ({"x-a": None}, b""),
+        (RuntimeError("theirs"), b""),
+    ],
+)
+def test_propagators_may_only_add_headers(
+    transport: HttpTransport, observed: Observed, theirs: Any, sent: bytes
+) -> None:
+    """Whatever they add or raise, the receiver gets the attempt's traceparent and our headers."""
+    given = propagate.get_global_textmap()
+    propagate.set_global_textmap(Theirs(theirs))
+    try:
+        with Peer(answers(OK)) as peer:
+            observed.send(transport, request(peer.url))
+            (read,) = peer.requests
+    finally:
+        propagate.set_global_textmap(given)
+    ids = observed.attempts[0].context
+    assert ids is not None
+    assert f"traceparent: 00-{ids.trace_id:032x}-{ids.span_id:016x}-01\r\n".encode() in read
+    assert sent in read
+    assert b"theirs" not in read
+    assert read.lower().count(b"traceparent") == read.lower().count(b"x-api-key") == 1
+
+
 def test_without_a_tracer_the_deliverys_trace_is_sent(transport: HttpTransport) -> None:
     """Nothing is exported: the request goes out as it was made."""
     with Peer(answers(OK)) as peer:
         with Telemetry().delivery(delivery()).attempt(request(peer.url)) as attempt:
             attempt.response = transport.send(attempt.request, timeout=timedelta(seconds=20))
         (read,) = peer.requests
-    assert b"Traceparent: the delivery's\r\n" in read
+    assert b"traceparent: the delivery's\r\n" in read

@@ -378,6 +378,18 @@ class TestDelivery:
             "confiture.webhook.attempts": 1,
         }
 
+    def test_an_attempt_without_a_span_leaves_the_deliverys(self, bench: Bench) -> None:
+        """An attempt whose span cannot be made neither marks nor ends the one above it."""
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()))
+        sent = replace(a_request(), url="https://a.test:port/")
+        with span.attempt(sent) as attempt:
+            attempt.response = Response(status_code=503)
+        assert attempt.request is sent
+        span.finish("delivered", last=an_attempt(2, status_code=200), attempts=2, at=NOW)
+        found = bench.span("deliver webhook analytics")
+        assert found.status.status_code is StatusCode.UNSET
+        assert (found.attributes or {})["confiture.webhook.outcome"] == "delivered"
+
     def test_retry(self, bench: Bench) -> None:
         """A retry is an event on the span, and a delivery that succeeds in the end is no error."""
         span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()))

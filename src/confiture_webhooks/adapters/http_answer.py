@@ -119,8 +119,7 @@ class Answer(http.client.HTTPResponse):
             self._exchange.reason = str(status)
             raise ProxyError("no way through", OSError(status))
         if self._is_receivers and version.startswith(("HTTP/1.", "HTTP/0.9")):
-            only = Response(status_code=status, version=version.removeprefix("HTTP/"))
-            self._exchange.answered(only, is_whole=False)
+            self._exchange.answered(Response(status_code=status), is_whole=False)
         return version, status, reason
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from urllib3.util import Timeout
 
 from ..networks import address_of
@@ -99,7 +100,7 @@ class EndpointSession:
                 return pool.urlopen(
                     request.method,
                     way.target,
-                    request.body,
+                    request.body or None,
                     headers,
                     self._adapter.max_retries,
                     redirect=False,
@@ -136,13 +137,14 @@ class _Adapter(HTTPAdapter):
         return manager
 
 
-def _headers_of(request: Request) -> dict[str, str]:
+def _headers_of(request: Request) -> CaseInsensitiveDict[str]:
     """Its headers with length and credentials; none are looked for in the URL or a netrc."""
-    headers = {**request.headers, "Content-Length": str(len(request.body))}
-    if request.basic_auth and not any(name.lower() == "authorization" for name in headers):
-        headers["Authorization"] = (
-            f"Basic {b64encode(':'.join(request.basic_auth).encode()).decode()}"
-        )
+    headers = CaseInsensitiveDict(request.headers)  # of two in different case the later one
+    if request.body:
+        headers["Content-Length"] = str(len(request.body))
+    if request.basic_auth and "Authorization" not in headers:
+        credentials = b64encode(":".join(request.basic_auth).encode())
+        headers["Authorization"] = f"Basic {credentials.decode()}"
     return headers
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from time import monotonic
 from typing import Self
 
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import NonRecordingSpan, Span, SpanKind
 
 from ..bounded import contained
+from ..config.rules import RESERVED_HEADERS
 from ..errors import CUT, TransportError
 from ..networks import address_of, origin
-from ..transport import Request, Response
+from ..transport import Request, Response, header_text
 from . import names
 from .context import around, set_failed, storable
 from .http_spans import propagate
@@ -26,7 +27,7 @@ class AttemptSpan(Part):
     """One attempt, while the block lasts, with the span of its *delivery* as parent."""
 
     def __init__(self, signals: Signals, delivery: Span, request: Request) -> None:
-        super().__init__(signals, delivery)
+        super().__init__(signals, NonRecordingSpan(delivery.get_span_context()))
         self.request = request
         """What to send: it names the attempt's span as the receiver's parent."""
         self.response: Response | None = None
@@ -57,10 +58,11 @@ class AttemptSpan(Part):
             attributes={**self._about, names.URL_FULL: address, **resent},
         )
         if self._signals.tracer is not None:
-            carried = propagate(around(self.span))
-            replaced = {name.lower() for name in carried}
-            kept = {k: v for k, v in request.headers.items() if k.lower() not in replaced}
-            self.request = replace(request, headers=kept | carried)
+            own = {k: v for k, v in asdict(self.trace).items() if v}
+            self.request = replace(request, headers={**request.headers, **own})
+            given = propagate(around(self.span)).items()
+            others = {k: header_text(v) for k, v in given if k.lower() not in RESERVED_HEADERS}
+            self.request = replace(request, headers={**others, **self.request.headers})
 
     @contained
     def _finish(self, error: BaseException | None) -> None:

@@ -84,25 +84,17 @@ _made: WeakKeyDictionary[MeterProvider, tuple[dict[str, Any], Peers]] = WeakKeyD
 
 def _instruments(provider: MeterProvider, peers: Peers) -> dict[str, Any]:
     meter = provider.get_meter(names.SCOPE, version(), schema_url=names.SCHEMA_URL)
-    duration = names.REQUEST_DURATION
     requests = provider.get_meter(
         names.REQUESTS, version(names.REQUESTS.replace(".", "-")), names.REQUESTS_SCHEMA_URL
     )
     # The instrument of its instrumentation, with all that tells one from another.
-    record: dict[str, Any] = {
-        duration.name: requests.create_histogram(
-            duration.name,
-            duration.unit,
-            "Duration of HTTP client requests.",
-            explicit_bucket_boundaries_advisory=duration.buckets,
-        ).record
-    }
+    theirs = {names.REQUEST_DURATION: (requests, "Duration of HTTP client requests.")}
+    record: dict[str, Any] = {}
     for spec in names.METRICS:
-        if spec.name in record:
-            continue
         if spec.instrument == "histogram":
-            record[spec.name] = meter.create_histogram(
-                spec.name, spec.unit, explicit_bucket_boundaries_advisory=list(spec.buckets)
+            maker, text = theirs.get(spec, (meter, ""))
+            record[spec.name] = maker.create_histogram(
+                spec.name, spec.unit, text, explicit_bucket_boundaries_advisory=spec.buckets
             ).record
         elif spec.instrument == "counter":
             record[spec.name] = meter.create_counter(spec.name, spec.unit).add
