@@ -207,7 +207,7 @@ def killed_run_event(run: str, ended: Sequence[Event]) -> Event:
         if one.migration and one.direction
     ]
     return Event(
-        id=killed_run_id(run),
+        id=run_event_id(run),
         type=EventType.RUN_ERROR,
         occurred_at=last.occurred_at,
         trace_id=last.trace_id,
@@ -222,8 +222,8 @@ def killed_run_event(run: str, ended: Sequence[Event]) -> Event:
     )
 
 
-def killed_run_id(run: str) -> str:
-    """The id of the event that *run* did not end: the same for every process that reports it."""
+def run_event_id(run: str) -> str:
+    """The id of the event of how *run* ended: the same for every process that reports it."""
     return f"evt_{uuid.uuid5(uuid.NAMESPACE_OID, run).hex}"
 
 
