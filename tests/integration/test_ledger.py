@@ -258,9 +258,9 @@ def test_a_standby_does_not_say_how_a_migration_ended(
     shop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have yet to replay the COMMIT."""
-    assert Ledger(shop).has("tb_confiture", "005", None) is False
+    assert Ledger(shop).has("tb_confiture", "005") is False
     monkeypatch.setattr(ledger, "_STANDBY", "SELECT true")
-    assert Ledger(shop).has("tb_confiture", "005", None) is None
+    assert Ledger(shop).has("tb_confiture", "005") is None
 
 
 def test_an_older_snapshot_does_not_hide_a_commit(shop: str) -> None:

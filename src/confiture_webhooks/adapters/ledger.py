@@ -25,7 +25,12 @@ from .backend import ASKABLE, IDENTITY, LOCK_NAMESPACE, MICROS, database_of, run
 
 TIMEOUT_S = 3
 _BOUND = f"SET LOCAL statement_timeout = {TIMEOUT_S * 1000}"
-_STATE = "SELECT state FROM pg_catalog.pg_stat_activity WHERE pid = %s"
+_WRITERS = (
+    "SELECT 1 FROM pg_catalog.pg_locks JOIN pg_catalog.pg_database ON oid = database "
+    "WHERE relation = to_regclass(%s)::oid AND mode = 'RowExclusiveLock' "
+    "AND datname = current_database()"
+)
+"""Transactions that have written to a ledger and are not over, whatever pooler is in between."""
 _FRESH = "SELECT pg_stat_clear_snapshot(), current_setting('transaction_isolation')"
 _STANDBY = "SELECT pg_is_in_recovery()"
 _PIDS = (
@@ -57,18 +62,19 @@ class Ledger:
 
     dsn: str = field(repr=False)
 
-    def has(self, ledger_table: str, version: str, pid: int | None) -> bool | None:
+    def has(self, ledger_table: str, version: str) -> bool | None:
         """Whether *version* is recorded; ``None`` when there is no answer in time.
 
-        A server process *pid* that is still at work may be inside its COMMIT: it is waited for.
+        A transaction that has written to the ledger may be inside its COMMIT: it is waited for.
         """
         try:
             with self._connected() as connection:
-                if _one(connection, _STANDBY)[0] or not _is_at_rest(connection, pid):
+                ledger = table(ledger_table)
+                if _one(connection, _STANDBY)[0] or not _is_at_rest(connection, ledger):
                     return None
-                query = pgsql.SQL(_HAS).format(table(ledger_table))
                 with _asking(connection):
-                    return run(connection, query, (version,)).fetchone() is not None
+                    found = run(connection, pgsql.SQL(_HAS).format(ledger), (version,))
+                    return found.fetchone() is not None
         except psycopg.Error:
             return None
 
@@ -197,14 +203,12 @@ def _one(connection: psycopg.Connection[Any], query: Any, values: tuple[object, 
     return row
 
 
-def _is_at_rest(connection: psycopg.Connection[Any], pid: int | None) -> bool:
-    """Wait until the migration's server process is gone or idle; ``False``: it never was."""
+def _is_at_rest(connection: psycopg.Connection[Any], ledger: pgsql.SQL) -> bool:
+    """Wait until all is over that has written to *ledger*; ``False``: it is not."""
     until = time.monotonic() + TIMEOUT_S
-    while True:
+    while time.monotonic() < until:
         with _asking(connection):
-            row = run(connection, _STATE, (pid,)).fetchone()
-        if row is None or str(row[0]).startswith("idle"):
-            return True
-        if time.monotonic() > until:
-            return False
+            if run(connection, _WRITERS, (ledger.as_string(None),)).fetchone() is None:
+                return True
         time.sleep(0.1)
+    return False
