@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -25,23 +25,22 @@ from .backend import ASKABLE, IDENTITY, LOCK_NAMESPACE, MICROS, database_of, run
 
 TIMEOUT_S = 3
 _BOUND = f"SET LOCAL statement_timeout = {TIMEOUT_S * 1000}"
-_WRITERS = (
-    "SELECT 1 FROM pg_catalog.pg_locks JOIN pg_catalog.pg_database ON oid = database "
-    "WHERE relation = to_regclass(%s)::oid AND mode = 'RowExclusiveLock' "
-    "AND datname = current_database()"
-)
-"""Transactions that have written to a ledger and are not over, whatever pooler is in between."""
 _FRESH = "SELECT pg_stat_clear_snapshot(), current_setting('transaction_isolation')"
 _STANDBY = "SELECT pg_is_in_recovery()"
 _PIDS = (
     f"SELECT pid, {MICROS.format('backend_start')} FROM pg_catalog.pg_stat_activity "
     "WHERE pid = ANY(%s) AND datname = current_database()"
 )
-_LOCKS = (
-    "SELECT pid, pid = pg_backend_pid() FROM pg_catalog.pg_locks "
-    "JOIN pg_catalog.pg_database ON oid = database "
-    "WHERE locktype = 'advisory' AND granted AND classid = %s AND datname = current_database()"
+_LOCKED = (
+    "FROM pg_catalog.pg_locks JOIN pg_catalog.pg_database ON oid = database "
+    "WHERE datname = current_database()"
 )
+_LOCKS = (
+    f"SELECT pid, pid = pg_backend_pid() {_LOCKED} "
+    "AND locktype = 'advisory' AND granted AND classid = %s"
+)
+_WRITERS = f"SELECT 1 {_LOCKED} AND relation = to_regclass(%s)::oid AND mode = 'RowExclusiveLock'"
+"""Transactions that have written to a ledger and are not over, whatever pooler is in between."""
 _HAS = "SELECT 1 FROM {} WHERE version = %s"
 _ROW = (
     f"SELECT id::text, {MICROS.format('applied_at')}, execution_time_ms, "
@@ -67,16 +66,18 @@ class Ledger:
 
         A transaction that has written to the ledger may be inside its COMMIT: it is waited for.
         """
-        try:
-            with self._connected() as connection:
-                ledger = table(ledger_table)
-                if _one(connection, _STANDBY)[0] or not _is_at_rest(connection, ledger):
-                    return None
+        ledger = table(ledger_table)
+        with suppress(psycopg.Error), self._connected() as connection:
+            until = time.monotonic() + TIMEOUT_S
+            while time.monotonic() < until:
                 with _asking(connection):
-                    found = run(connection, pgsql.SQL(_HAS).format(ledger), (version,))
-                    return found.fetchone() is not None
-        except psycopg.Error:
-            return None
+                    if _one(connection, _STANDBY)[0]:
+                        return None
+                    if not run(connection, _WRITERS, (ledger.as_string(None),)).fetchone():
+                        query = pgsql.SQL(_HAS).format(ledger)
+                        return run(connection, query, (version,)).fetchone() is not None
+                time.sleep(0.1)
+        return None
 
     def ask(self, intents: Sequence[Intent]) -> Mapping[str, Known]:
         """The server's answers about *intents*, by event id; none when it does not answer."""
@@ -201,14 +202,3 @@ def _one(connection: psycopg.Connection[Any], query: Any, values: tuple[object, 
     row = run(connection, query, values).fetchone()
     assert row is not None
     return row
-
-
-def _is_at_rest(connection: psycopg.Connection[Any], ledger: pgsql.SQL) -> bool:
-    """Wait until all is over that has written to *ledger*; ``False``: it is not."""
-    until = time.monotonic() + TIMEOUT_S
-    while time.monotonic() < until:
-        with _asking(connection):
-            if run(connection, _WRITERS, (ledger.as_string(None),)).fetchone() is None:
-                return True
-        time.sleep(0.1)
-    return False
