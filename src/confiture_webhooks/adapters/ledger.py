@@ -27,9 +27,10 @@ TIMEOUT_S = 3
 _BOUND = f"SET LOCAL statement_timeout = {TIMEOUT_S * 1000}"
 _FRESH = "SELECT pg_stat_clear_snapshot(), current_setting('transaction_isolation')"
 _STANDBY = "SELECT pg_is_in_recovery()"
-_PIDS = (
-    f"SELECT pid, {MICROS.format('backend_start')} FROM pg_catalog.pg_stat_activity "
-    "WHERE pid = ANY(%s) AND datname = current_database()"
+_OTHERS = "CASE WHEN pid <> pg_backend_pid() THEN xact_start END"
+_BACKENDS = (
+    f"SELECT pid, {MICROS.format('backend_start')}, {MICROS.format(_OTHERS)} "
+    "FROM pg_catalog.pg_stat_activity WHERE datname = current_database()"
 )
 _LOCKED = (
     "FROM pg_catalog.pg_locks JOIN pg_catalog.pg_database ON oid = database "
@@ -137,8 +138,7 @@ def _known(
     """
     is_standby = _one(connection, _STANDBY)[0]
     identity, timeline = _identity(connection)
-    pids = [intent.backend_pid for intent in intents if intent.backend_pid is not None]
-    started = dict(run(connection, _PIDS, (pids,)).fetchall())
+    started = {pid: times for pid, *times in run(connection, _BACKENDS).fetchall()}
     locks = run(connection, _LOCKS, (LOCK_NAMESPACE,)).fetchall()
     known = {}
     for intent in intents:
@@ -149,8 +149,9 @@ def _known(
             database=database_of(connection),
             is_standby=is_standby,
             has_pid=intent.backend_pid in started,
-            pid_started_at=at_best(started.get(intent.backend_pid)),
+            pid_started_at=at_best(started.get(intent.backend_pid, [None])[0]),
             lock_holders=frozenset(pid for pid, _ in locks),
+            began_at=frozenset(filter(None, (at_best(at) for _, at in started.values()))),
             is_lock_ours=migrates and any(is_ours for _, is_ours in locks),
             is_ledger_read=is_read,
             ledger_oid=oid,
