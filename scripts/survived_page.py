@@ -106,6 +106,8 @@ FAULTS = {
         "Deliveries in the SQLite outbox when the setting changes": "kept said",
         "A role that lacks one right on the outbox": "unharmed kept true said",
         "Killed behind a pooler, and nothing runs again": "kept true",
+        "A pooler ends the session that holds the migration lock": "true",
+        "A pooler ends the connection while a COMMIT is under way": "kept true",
         "A time-out of idle transactions, and an outbox or hook files that are slow": "unharmed",
         "A session that is ended in mid-statement": "true",
     },

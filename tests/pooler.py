@@ -35,9 +35,14 @@ ignore_startup_parameters = extra_float_digits
 
 
 class PgBouncer:
-    """Pools connections to the server of *dsn*, *size* at most; ``dsn`` goes through it."""
+    """Pools connections to the server of *dsn*, *size* at most; ``url`` goes through it.
 
-    def __init__(self, dsn: str, directory: Path, *, mode: str, size: int = 1) -> None:
+    *more*: settings of PgBouncer's own.
+    """
+
+    def __init__(
+        self, dsn: str, directory: Path, *, mode: str, size: int = 1, **more: object
+    ) -> None:
         given = conninfo.conninfo_to_dict(dsn)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -56,6 +61,7 @@ class PgBouncer:
                 size=size,
                 log=log,
             )
+            + "".join(f"{name} = {value}\n" for name, value in more.items())
         )
         if os.geteuid() == 0:
             for path in (directory, users, log, self._ini):

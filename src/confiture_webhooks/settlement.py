@@ -99,6 +99,8 @@ class Known:
     pid_started_at: datetime | None = None
     lock_holders: AbstractSet[int] = frozenset()
     """The pids that hold the migration lock of the database."""
+    began_at: AbstractSet[datetime] = frozenset()
+    """When the transactions began that others have open in the database, as far as is shown."""
     is_lock_ours: bool = False
     """Whether the asking run holds it: then no other run does."""
     is_ledger_read: bool = True
@@ -207,7 +209,7 @@ def killed_run_event(run: str, ended: Sequence[Event]) -> Event:
         if one.migration and one.direction
     ]
     return Event(
-        id=killed_run_id(run),
+        id=run_event_id(run),
         type=EventType.RUN_ERROR,
         occurred_at=last.occurred_at,
         trace_id=last.trace_id,
@@ -222,8 +224,8 @@ def killed_run_event(run: str, ended: Sequence[Event]) -> Event:
     )
 
 
-def killed_run_id(run: str) -> str:
-    """The id of the event that *run* did not end: the same for every process that reports it."""
+def run_event_id(run: str) -> str:
+    """The id of the event of how *run* ended: the same for every process that reports it."""
     return f"evt_{uuid.uuid5(uuid.NAMESPACE_OID, run).hex}"
 
 
@@ -268,6 +270,9 @@ def _unseen(intent: Intent, known: Known, now: datetime) -> str | None:
         return None
     if known.lock_holders:
         return "its process cannot be seen, and the migration lock is held"
+    # A pooler may have ended the session with the lock, and not that of the migration.
+    if any(timedelta() <= at - (intent.ledger_read_at or now) <= LATE for at in known.began_at):
+        return "its process cannot be seen, and a transaction that began then is open"
     if intent.has_lock or now - intent.staged_at >= UNSEEN_FOR:
         return None
     return "its process cannot be seen, and it began less than a day ago"

@@ -20,6 +20,14 @@ pytestmark = [
 ]
 POOLS = [("session", 1), ("transaction", 1), ("transaction", 5)]
 WAITS, OPENS = "SELECT pg_advisory_xact_lock(4711)", "SELECT pg_advisory_unlock(4711)"
+COMMIT_WAITS = f"""
+CREATE TABLE tb_a (a int);
+CREATE FUNCTION waits() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM {WAITS.removeprefix("SELECT ")}; RETURN NULL; END';
+CREATE CONSTRAINT TRIGGER waits AFTER INSERT ON tb_a DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION waits();
+INSERT INTO tb_a VALUES (1);
+"""
 LEFT = (
     "SELECT (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = "
     "(SELECT oid FROM pg_database WHERE datname = current_database())), "
@@ -30,10 +38,12 @@ LEFT = (
 
 
 @contextmanager
-def pooled(project: Any, receiver: Any, mode: str, outbox: str, size: int = 1) -> Iterator[Any]:
+def pooled(
+    project: Any, receiver: Any, mode: str, outbox: str, size: int = 1, **more: object
+) -> Iterator[Any]:
     """*project* behind a pooler."""
     with PgBouncer(
-        project.database_url, project.path.with_name("pooler"), mode=mode, size=size
+        project.database_url, project.path.with_name("pooler"), mode=mode, size=size, **more
     ) as pooler:
         project.database_url = pooler.url
         endpoint = {"name": "a", "url": receiver.url}
@@ -137,3 +147,25 @@ def test_a_killed_run_is_settled_without_another(project: Any, receiver: Any) ->
         while not receiver.requests and time.monotonic() < until:
             project.confiture("webhooks", "deliver")
     assert sent(receiver) == [("migration_error", "001", "Interrupted")]
+
+
+@pytest.mark.survived("A pooler ends the connection while a COMMIT is under way", "kept", "true")
+@pytest.mark.parametrize(("mode", "size"), POOLS)
+def test_a_commit_that_a_pooler_has_cut_did_not_fail(
+    project: Any, receiver: Any, mode: str, size: int
+) -> None:
+    """While the server is at it nothing is guessed; afterwards it is the success that it was."""
+    project.migration("001", "a", COMMIT_WAITS, "SELECT 1")
+    with (
+        gate(project) as admin,
+        pooled(project, receiver, mode, "sqlite", size, query_timeout=1),
+    ):
+        done = project.confiture("migrate", "up")
+        assert done.returncode == 3
+        assert "the database does not say how 001_a ended" in done.stderr
+        assert not receiver.requests
+        admin.execute(OPENS)
+        until = time.monotonic() + 30
+        while not receiver.requests and time.monotonic() < until:
+            project.confiture("webhooks", "deliver")
+    assert sent(receiver) == [("migration_success", "001", None)]

@@ -82,6 +82,20 @@ def test_open_while_its_process_lives_then_what_the_ledger_says(shop: str, is_ke
         assert asked(shop, one).row.execution_time_ms == 7
 
 
+@pytest.mark.survived("A pooler ends the session that holds the migration lock", "true")
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_without_its_lock_a_pooled_migration_is_open_while_its_transaction_is(
+    shop: str, is_kept: bool
+) -> None:
+    """Behind a pooler the lock may be another session's, which ends before the migration does."""
+    with connected(shop) as connection:
+        one = replace(staged(connection), backend_pid=None, backend_started_at=None, has_lock=True)
+        connection.execute(ADD.format("tb_confiture"))
+        assert ending(shop, one) is Ending.UNSETTLED
+        connection.commit() if is_kept else connection.rollback()
+        assert ending(shop, one) is (Ending.COMMITTED if is_kept else Ending.NOT_COMMITTED)
+
+
 def wait_until_gone(dsn: str, pid: int | None) -> None:
     """Until no process has *pid*."""
     with psycopg.connect(dsn, autocommit=True) as watch:
@@ -258,9 +272,9 @@ def test_a_standby_does_not_say_how_a_migration_ended(
     shop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have yet to replay the COMMIT."""
-    assert Ledger(shop).has("tb_confiture", "005", None) is False
+    assert Ledger(shop).has("tb_confiture", "005") is False
     monkeypatch.setattr(ledger, "_STANDBY", "SELECT true")
-    assert Ledger(shop).has("tb_confiture", "005", None) is None
+    assert Ledger(shop).has("tb_confiture", "005") is None
 
 
 def test_an_older_snapshot_does_not_hide_a_commit(shop: str) -> None:

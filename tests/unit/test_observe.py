@@ -177,7 +177,7 @@ def test_when_the_connection_broke_only_the_ledger_knows() -> None:
     run = watched(engine)
     with pytest.raises(psycopg.OperationalError):
         engine.apply(a_migration())
-    assert run.ends == [("unknown", ("tb_confiture", "005", 7))]
+    assert run.ends == [("unknown", ("tb_confiture", "005"))]
     assert run.reported[0].error is not None
     assert run.reported[0].error.type == "OperationalError"
 
@@ -200,7 +200,7 @@ def test_after_ctrl_c_only_the_ledger_knows() -> None:
     run = watched(engine)
     with pytest.raises(KeyboardInterrupt):
         engine.apply(a_migration())
-    assert run.ends == [("unknown", ("tb_confiture", "005", 7))]
+    assert run.ends == [("unknown", ("tb_confiture", "005"))]
 
 
 def test_of_a_forced_application_the_ledger_says_nothing() -> None:

@@ -282,8 +282,7 @@ class Commit:
 def _question(run: Run, migration: Migration) -> Callable[[], bool | None]:
     if run.dsn is None:
         return lambda: None
-    backend, version = migration.backend, migration.ref.version
-    return partial(Ledger(run.dsn).has, backend.ledger_table, version, backend.backend_pid)
+    return partial(Ledger(run.dsn).has, migration.backend.ledger_table, migration.ref.version)
 
 
 def observe_resume(engine: Any, run: Run, invocation: Invocation) -> None:

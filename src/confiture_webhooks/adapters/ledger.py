@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -25,18 +25,23 @@ from .backend import ASKABLE, IDENTITY, LOCK_NAMESPACE, MICROS, database_of, run
 
 TIMEOUT_S = 3
 _BOUND = f"SET LOCAL statement_timeout = {TIMEOUT_S * 1000}"
-_STATE = "SELECT state FROM pg_catalog.pg_stat_activity WHERE pid = %s"
 _FRESH = "SELECT pg_stat_clear_snapshot(), current_setting('transaction_isolation')"
 _STANDBY = "SELECT pg_is_in_recovery()"
-_PIDS = (
-    f"SELECT pid, {MICROS.format('backend_start')} FROM pg_catalog.pg_stat_activity "
-    "WHERE pid = ANY(%s) AND datname = current_database()"
+_OTHERS = "CASE WHEN pid <> pg_backend_pid() THEN xact_start END"
+_BACKENDS = (
+    f"SELECT pid, {MICROS.format('backend_start')}, {MICROS.format(_OTHERS)} "
+    "FROM pg_catalog.pg_stat_activity WHERE datname = current_database()"
+)
+_LOCKED = (
+    "FROM pg_catalog.pg_locks JOIN pg_catalog.pg_database ON oid = database "
+    "WHERE datname = current_database()"
 )
 _LOCKS = (
-    "SELECT pid, pid = pg_backend_pid() FROM pg_catalog.pg_locks "
-    "JOIN pg_catalog.pg_database ON oid = database "
-    "WHERE locktype = 'advisory' AND granted AND classid = %s AND datname = current_database()"
+    f"SELECT pid, pid = pg_backend_pid() {_LOCKED} "
+    "AND locktype = 'advisory' AND granted AND classid = %s"
 )
+_WRITERS = f"SELECT 1 {_LOCKED} AND relation = to_regclass(%s)::oid AND mode = 'RowExclusiveLock'"
+"""Transactions that have written to a ledger and are not over, whatever pooler is in between."""
 _HAS = "SELECT 1 FROM {} WHERE version = %s"
 _ROW = (
     f"SELECT id::text, {MICROS.format('applied_at')}, execution_time_ms, "
@@ -57,20 +62,23 @@ class Ledger:
 
     dsn: str = field(repr=False)
 
-    def has(self, ledger_table: str, version: str, pid: int | None) -> bool | None:
+    def has(self, ledger_table: str, version: str) -> bool | None:
         """Whether *version* is recorded; ``None`` when there is no answer in time.
 
-        A server process *pid* that is still at work may be inside its COMMIT: it is waited for.
+        A transaction that has written to the ledger may be inside its COMMIT: it is waited for.
         """
-        try:
-            with self._connected() as connection:
-                if _one(connection, _STANDBY)[0] or not _is_at_rest(connection, pid):
-                    return None
-                query = pgsql.SQL(_HAS).format(table(ledger_table))
+        ledger = table(ledger_table)
+        with suppress(psycopg.Error), self._connected() as connection:
+            until = time.monotonic() + TIMEOUT_S
+            while time.monotonic() < until:
                 with _asking(connection):
-                    return run(connection, query, (version,)).fetchone() is not None
-        except psycopg.Error:
-            return None
+                    if _one(connection, _STANDBY)[0]:
+                        return None
+                    if not run(connection, _WRITERS, (ledger.as_string(None),)).fetchone():
+                        query = pgsql.SQL(_HAS).format(ledger)
+                        return run(connection, query, (version,)).fetchone() is not None
+                time.sleep(0.1)
+        return None
 
     def ask(self, intents: Sequence[Intent]) -> Mapping[str, Known]:
         """The server's answers about *intents*, by event id; none when it does not answer."""
@@ -130,8 +138,7 @@ def _known(
     """
     is_standby = _one(connection, _STANDBY)[0]
     identity, timeline = _identity(connection)
-    pids = [intent.backend_pid for intent in intents if intent.backend_pid is not None]
-    started = dict(run(connection, _PIDS, (pids,)).fetchall())
+    started = {pid: times for pid, *times in run(connection, _BACKENDS).fetchall()}
     locks = run(connection, _LOCKS, (LOCK_NAMESPACE,)).fetchall()
     known = {}
     for intent in intents:
@@ -142,8 +149,9 @@ def _known(
             database=database_of(connection),
             is_standby=is_standby,
             has_pid=intent.backend_pid in started,
-            pid_started_at=at_best(started.get(intent.backend_pid)),
+            pid_started_at=at_best(started.get(intent.backend_pid, [None])[0]),
             lock_holders=frozenset(pid for pid, _ in locks),
+            began_at=frozenset(filter(None, (at_best(at) for _, at in started.values()))),
             is_lock_ours=migrates and any(is_ours for _, is_ours in locks),
             is_ledger_read=is_read,
             ledger_oid=oid,
@@ -195,16 +203,3 @@ def _one(connection: psycopg.Connection[Any], query: Any, values: tuple[object, 
     row = run(connection, query, values).fetchone()
     assert row is not None
     return row
-
-
-def _is_at_rest(connection: psycopg.Connection[Any], pid: int | None) -> bool:
-    """Wait until the migration's server process is gone or idle; ``False``: it never was."""
-    until = time.monotonic() + TIMEOUT_S
-    while True:
-        with _asking(connection):
-            row = run(connection, _STATE, (pid,)).fetchone()
-        if row is None or str(row[0]).startswith("idle"):
-            return True
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.1)

@@ -20,7 +20,7 @@ from ..bounded import TimedOut, bounded, contained, containing
 from ..config import Settings
 from ..endpoint import Endpoint
 from ..event import Database, Direction, ErrorInfo, Event, EventType, MigrationRef
-from ..settlement import INTERRUPTED, killed_run_id
+from ..settlement import INTERRUPTED, run_event_id
 from . import TELEMETRY_BUDGET, Parts
 from .migration import UNKNOWN, Backend, Migration, new_event_id
 from .recorder import Recorder
@@ -80,8 +80,6 @@ class Run:
         self._has_unknown = False
         self._ended: list[Migration] = []
         self._owed: dict[str, tuple[Migration, int | None, ErrorInfo | None]] = {}
-        self._id = new_event_id()
-        """The run's own event's: recorded twice, it is one."""
         self.begin("confiture migrate")
 
     def begin(self, command: str) -> None:
@@ -373,10 +371,10 @@ class Run:
         self, kind: EventType, wanting: Sequence[Endpoint], error: ErrorInfo | None
     ) -> None:
         used = self._begun()
-        outbox, now = used.recorder.outbox.current, datetime.now(UTC)
+        now = datetime.now(UTC)
         event = Event(
-            # The command that settles the unknown outcome reports this run, too.
-            id=killed_run_id(outbox.holder) if outbox and self._has_unknown else self._id,
+            # Whoever settles a migration of this run reports the run, too.
+            id=run_event_id(used.recorder.outbox.holder),
             type=kind,
             occurred_at=now,
             trace_id=used.telemetry.correlation_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import defaultdict
@@ -66,6 +67,8 @@ class RunOutbox:
     _settings: Settings
     _parts: Parts
     _telemetry: Telemetry
+    holder: str = field(default_factory=lambda: os.urandom(8).hex())
+    """Of the first one that is used: in the intents it stages, it names the run."""
     current: Outbox | None = None
     """The outbox in use; ``None``: nothing was opened."""
     refusal: str | None = None
@@ -152,7 +155,7 @@ class RunOutbox:
             if self.current is not None:  # it took too long, and memory has its place
                 made.close()
                 return self.current
-            self.current = made
+            self.current, made.holder = made, self.holder
             self._in_memory = None if made.is_durable else []
             self._telemetry.observe_outbox(self._summary)
         return self.current
