@@ -169,6 +169,7 @@ def test_an_id_of_another_environment_is_refused(shared: Shared) -> None:
     assert "Other environments" not in unsent.stdout  # nothing waits that was asked for
     document = json.loads(shared.confiture("webhooks", *everywhere, "-f", "json").stdout)
     assert (document["ok"], document["elsewhere"]) == (False, {"staging": 1})
+    assert document["error"].startswith(nothing)
     assert set(states(shared).values()) == {"dead_letter"}
     assert shared.confiture("webhooks", *everywhere, "--later").returncode == 0
     assert states(shared)["dlv_staging_00001"] == "pending"

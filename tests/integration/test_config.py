@@ -85,7 +85,7 @@ def test_url_alone_makes_the_default_endpoint() -> None:
     settings = load({"CONFITURE_WEBHOOK_URL": URL}, None)
     assert settings.endpoints == (Endpoint(name="default", url=URL),)
     assert settings == Settings(
-        endpoints=settings.endpoints, sources=("environment: CONFITURE_WEBHOOK_URL",)
+        endpoints=settings.endpoints, sources=("variables: CONFITURE_WEBHOOK_URL",)
     )
 
 
@@ -343,6 +343,52 @@ def test_setting_too_far_left_names_where_it_belongs(
     """A list of what is known on that level would not help."""
     item = ", as part of an item (`- name: …`)" if parent == "endpoints" else ""
     assert project.faults(block)[setting].remedy == f"Indent it under `{parent}`{item}"
+
+
+@pytest.mark.parametrize(
+    ("keys", "setting", "level"),
+    [
+        ({"outbox": "postgres"}, "outbox", "endpoints"),
+        ({"flush_timeout": 3}, "flush_timeout", "endpoints"),
+        ({"retry": {"timeout": 3}}, "retry.timeout", "retry"),
+        ({"retry": {"outbox": "postgres"}}, "retry.outbox", "endpoints"),
+        ({"tls": {"deny_networks": ["private"]}}, "tls.deny_networks", "tls"),
+    ],
+)
+def test_setting_too_far_right_names_its_level(
+    project: Project, keys: dict[str, Any], setting: str, level: str
+) -> None:
+    """`flush_timeout` of an endpoint is not meant to be its `timeout`."""
+    assert project.endpoint_fault(setting, **keys).remedy == f"Indent it less: as far as `{level}`"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("outbox", "postgres"), ("deny_networks", ["private"]), ("endpoints", [{"name": "b"}])],
+)
+@pytest.mark.parametrize("block", [{"hook_timeout": 3}, None, [{"name": "a"}]])
+def test_setting_beside_the_block_is_a_fault(
+    project: Project, block: Any, key: str, value: Any
+) -> None:
+    """Nothing would read it, and no event would be where its user expects it."""
+    with pytest.raises(ConfigError) as caught:
+        project.load(block, **{key: value})
+    found = {fault.setting: fault.remedy for fault in caught.value.faults}
+    assert found[f"webhooks.{key}"] == "Indent it under `webhooks`"
+
+
+def test_setting_beside_the_block_that_the_block_has_is_of_others(project: Project) -> None:
+    """As an anchor that the block uses is."""
+    block = {"endpoints": [{"name": "a", "url": URL}], "hooks": ["ops"]}
+    assert project.load(block, hooks=["ops"]).hooks == ("ops",)
+
+
+def test_networks_beside_the_block_open_no_network(project: Project) -> None:
+    """Nothing is sent where the list may deny it."""
+    block = {"endpoints": [{"name": "a", "url": URL}]}
+    project.path.write_text(yaml.safe_dump({"webhooks": block, "deny_networks": ["private"]}))
+    settings = read({}, project.path)
+    assert [(one.name, len(one.faults)) for one in settings.faulty] == [("a", 1)]
 
 
 def test_unknown_setting_lists_the_known_ones(project: Project) -> None:

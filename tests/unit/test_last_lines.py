@@ -28,8 +28,8 @@ def test_the_line_reports_how_many_where_why_and_what_to_do() -> None:
     left = Summary(undelivered={"ops": 1, "analytics": 3, "chat": 2})
     line = leftover_line({None: left}, None, {"analytics": "503", "chat": "timeout"})
     assert line == (
-        "confiture-webhooks: 6 deliveries not sent (analytics: 3, last answer 503, "
-        "chat: 2, last attempt failed: timeout, ops: 1, waiting for the next attempt). Each is kept, "
+        "confiture-webhooks: 6 deliveries not sent (analytics: 3, last answer 503; "
+        "chat: 2, last attempt failed: timeout; ops: 1, waiting for the next attempt). Each is kept, "
         "and sent by the next run when it is due. "
         "Send those due now: `confiture webhooks deliver`."
     )
@@ -132,7 +132,7 @@ def test_deliveries_that_wait_in_vain_are_not_promised(monkeypatch: pytest.Monke
     line = leftover_line(left, None, {}, waits=waits)
     assert line == (
         "confiture-webhooks: 3 deliveries not sent (former: 2, no endpoint of that name is "
-        "configured, ops: 1, switched off since 2026-01-09T14:00:00.000Z). Each is kept. "
+        "configured; ops: 1, switched off since 2026-01-09T14:00:00.000Z). Each is kept. "
         "former: Configure it again, or discard its deliveries: `confiture webhooks discard --endpoint former "
         "--config x.yaml`. ops: Switch it on: `confiture webhooks enable ops --config x.yaml`."
     )

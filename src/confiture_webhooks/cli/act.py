@@ -96,8 +96,9 @@ def redeliver(
         now, acted_on = datetime.now(UTC), [] if is_refused else rows
         again = context.outbox.redeliver
         done = [row for row in acted_on if again(row.delivery.id, now=now, was=row.state)]
+        refusal = {"error": _not_done(rows, here)} if is_refused else {}
         if output == "text":
-            unsent = _not_done(rows, here) if is_refused else nothing
+            unsent = f"❌ {refusal['error']}" if refusal else nothing
             unsent = unsent or "Nothing is due again: a worker has sent it, or is sending it"
             line(f"Due again: {_counted(done)}" if done else unsent)
         own = [] if later else [row for row in done if row.delivery.environment == here]
@@ -112,6 +113,7 @@ def redeliver(
         "due": sum(mine[name] for name in due),
         "not_sent": {wait.endpoint: wait.why.value for wait in waits},
         "elsewhere": by_environment(others),
+        **refusal,
     }
     lines = [f"Send now: {shown('deliver')}"] if due and later else []
     lines += [wait.line for wait in waits]
@@ -120,7 +122,7 @@ def redeliver(
 
 
 def _not_done(rows: Sequence[Row], here: str | None) -> str:
-    place = f"❌ Nothing can be sent from environment {shown_environment(here)}, "
+    place = f"Nothing can be sent from environment {shown_environment(here)}, "
     return f"{place}so nothing was changed: {_counted(rows)}. Add --later to leave that to a worker"
 
 

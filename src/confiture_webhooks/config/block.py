@@ -111,13 +111,7 @@ class Reading:
         given = {_key(key): value for key, value in raw.items()}
         for key in given:
             if key not in table:
-                remedy = f"{rules.did_you_mean(key, table)}Known here: {', '.join(table)}"
-                for name, one in table.items():
-                    inner = one.kind.rule if isinstance(one.kind, Many) else one.kind
-                    if isinstance(inner, Mapping) and key in inner:
-                        item = "" if inner is one.kind else ", as part of an item (`- name: …`)"
-                        remedy = f"Indent it under `{name}`{item}"
-                self.fault((*at, key), Invalid("is not a known setting", remedy))
+                self.fault((*at, key), Invalid("is not a known setting", _where(key, table, at)))
                 self.unknown.append((*at, key))
         found: dict[str, Any] = {}
         for key, one in table.items():
@@ -193,6 +187,19 @@ class Reading:
 def _key(key: object) -> str:
     """A key as text: YAML makes booleans, numbers and dates of some."""
     return key if isinstance(key, str) else str(key).lower()
+
+
+def _where(key: str, table: Table, at: Place) -> str:
+    """Where a setting belongs that *table* does not know, or which one was meant."""
+    for name, one in table.items():
+        inner = one.kind.rule if isinstance(one.kind, Many) else one.kind
+        if isinstance(inner, Mapping) and key in inner:
+            item = "" if inner is one.kind else ", as part of an item (`- name: …`)"
+            return f"Indent it under `{name}`{item}"
+    outer = zip((WEBHOOKS, ENDPOINT), at[1::2], strict=False)
+    if levels := [level for known, level in outer if key in known]:
+        return f"Indent it less: as far as `{levels[-1]}`"
+    return f"{rules.did_you_mean(key, table)}Known here: {', '.join(table)}"
 
 
 def shown(at: Place) -> str:

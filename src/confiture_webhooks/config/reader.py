@@ -88,13 +88,17 @@ def _headers(given: str) -> dict[str, str]:
 
 def _block(file: File, reading: Reading) -> Mapping[str, Any]:
     if BLOCK in file.content:
-        return reading.value(WEBHOOKS, file.content[BLOCK], (BLOCK,), "a mapping") or {}
+        given = file.content[BLOCK]
+        inside = given if isinstance(given, dict) else {}
+        for key in sorted(WEBHOOKS.keys() & file.content.keys() - inside.keys()):
+            problem = f"stands beside `{BLOCK}`, where nothing reads it"
+            reading.fault((BLOCK, key), Invalid(problem, f"Indent it under `{BLOCK}`"))
+        return reading.value(WEBHOOKS, given, (BLOCK,), "a mapping") or {}
     for key, value in file.content.items():
         is_block = isinstance(value, dict) and not value.keys().isdisjoint(WEBHOOKS)
-        if is_block and rules.did_you_mean(key, [BLOCK]):
-            remedy = f"Did you mean `{BLOCK}`?"
+        if is_block and (meant := rules.did_you_mean(key, [BLOCK])):
             problem = f"is a key of {file.path} that nothing reads"
-            file.faults.append(Fault(str(key), problem, remedy))
+            file.faults.append(Fault(str(key), problem, meant.strip()))
     return {}
 
 
@@ -282,7 +286,7 @@ def gathered(environ: Mapping[str, str], config_file: Path | None) -> dict[str, 
 def _sources(environ: Mapping[str, str], file: File, *, is_on: bool) -> tuple[str, ...]:
     """Where settings came from; the switch is named only when it is off."""
     names = [name for name in variables.ALL if name != variables.SWITCH and environ.get(name)]
-    sources = [f"environment: {', '.join(names)}"] if names else []
+    sources = [f"variables: {', '.join(names)}"] if names else []
     if BLOCK in file.content:
         sources.append(f"the webhooks: block of {file.path}")
     if not is_on:

@@ -214,7 +214,7 @@ def leftover_line(
     by_name = {wait.endpoint: wait for wait in waits}
     is_claimed = loss is None and summary.counts.get(State.IN_FLIGHT) == summary.waiting
     is_anothers = is_claimed and UNRECORDED not in failures.values()
-    where = ", ".join(
+    where = "; ".join(
         f"{name}: {count}, "
         + ("under way" if is_anothers else _reason(failures.get(name), by_name.get(name)))
         for name, count in sorted(left.items())
@@ -284,10 +284,8 @@ def _reason(failure: str | None, wait: Wait | None = None) -> str:
         return wait.reason
     if failure is None:
         return "waiting for the next attempt"
-    if failure == CUT:
-        return "no answer before the run stopped waiting"
-    if failure == UNRECORDED:
-        return failure
+    if failure in {CUT, UNRECORDED}:
+        return failure if failure == UNRECORDED else "no answer before the run stopped waiting"
     if failure.isdigit():
         return f"last answer {failure}{correct_first(failure)}"
     return f"last attempt failed: {failure}"
