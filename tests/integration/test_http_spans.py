@@ -199,6 +199,8 @@ def test_the_trace_goes_on_and_baggage_does_not(
         ({"x-api-key": "theirs"}, b"X-Api-Key: k\r\n"),
         ({"x-a": "one\r\n\u2603"}, b"x-a: one\\x0d\\x0a\\u2603\r\n"),
         ({"x-a": None}, b""),
+        ({"x a": "theirs", "x-b": "1"}, b"x-b: 1\r\n"),
+        ({"X-Confiture-Secret": "theirs", "x-b": "1"}, b"x-b: 1\r\n"),
         (RuntimeError("theirs"), b""),
     ],
 )
