@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 import ssl
+from contextvars import copy_context
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from requests import adapters
 from confiture_webhooks.adapters import http_way
 from confiture_webhooks.adapters.http import HttpTransport
 from confiture_webhooks.adapters.http_exchange import Exchange
+from confiture_webhooks.adapters.http_session import EndpointSession
 from confiture_webhooks.adapters.http_way import LOOKS_AROUND_EVERY_S, way_to
 from confiture_webhooks.doctor.endpoints import failure_of, remedy_of, try_connection
 from confiture_webhooks.errors import TransportError
@@ -661,6 +663,35 @@ def test_a_proxy_that_is_not_there(
     with pytest.raises(TransportError) as caught:
         transport.send(request("https://receiver.test/"), timeout=PATIENCE)
     assert caught.value.error_type == "proxy"
+
+
+@pytest.mark.parametrize("is_proxied", [False, True])
+@pytest.mark.parametrize(
+    ("behave", "is_answered"),
+    [
+        (answers(OK), True),
+        (says(b"HTTP/1.1 200 OK\r\nCont"), True),
+        (says(b"rubbish\r\n\r\n"), False),
+    ],
+)
+def test_only_an_answer_of_the_receiver_spares_the_next_attempt_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+    behave: Callable[[Talk], object],
+    *,
+    is_answered: bool,
+    is_proxied: bool,
+) -> None:
+    """An answer that breaks off is one, without a fault; through a proxy none is."""
+    with Peer(behave) as peer:
+        if is_proxied:
+            monkeypatch.setenv("http_proxy", peer.url)
+        sent = request("http://receiver.test/" if is_proxied else peer.url)
+        session, exchange = EndpointSession(), Exchange(sent, PATIENCE)
+        failed = copy_context().run(session.exchange, exchange)
+        spares = session.has_answered(sent)
+        session.close()
+    assert (failed is None) == (exchange.response is not None) == is_answered
+    assert spares == (is_answered and not is_proxied)
 
 
 def test_basic_auth_is_utf8(transport: HttpTransport) -> None:

@@ -44,6 +44,7 @@ class EndpointSession:
         try:
             way = self._way_of(exchange.request)
             exchange.proxy_variable, exchange.is_forwarded = way.proxy_variable, way.is_forwarded
+            exchange.authority = way.authority
             if way.wrong_setting is not None:
                 error_type, exchange.reason, exchange.fault = way.wrong_setting
                 return error_type
@@ -61,7 +62,6 @@ class EndpointSession:
             drain(exchange)
         if way is not None:
             way.has_answered = failed is None and not way.proxy
-            exchange.authority = way.authority if failed else ""
         return failed
 
     def has_answered(self, request: Request) -> bool:
