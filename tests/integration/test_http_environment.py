@@ -33,16 +33,9 @@ PATIENCE = timedelta(seconds=20)
 BRIEF = timedelta(milliseconds=150)
 
 
-def request(
-    url: str,
-    *,
-    headers: Mapping[str, str] | None = None,
-    basic_auth: tuple[str, str] | None = None,
-) -> Request:
+def request(url: str, *, headers: Mapping[str, str] | None = None) -> Request:
     """A request to *url*."""
-    return Request(
-        url=url, headers=headers or {}, body=b"{}", endpoint="analytics", basic_auth=basic_auth
-    )
+    return Request(url=url, headers=headers or {}, body=b"{}", endpoint="analytics")
 
 
 def credentials(sent: bytes) -> list[str]:
@@ -694,23 +687,6 @@ def test_only_an_answer_of_the_receiver_spares_the_next_attempt_a_thread(
     assert spares == (is_answered and not is_proxied)
 
 
-def test_basic_auth_is_utf8(transport: HttpTransport) -> None:
-    """User and password are sent as UTF-8."""
-    with Peer(answers(OK)) as peer:
-        sent = request(peer.url, basic_auth=("j\u00fcrgen", "p:\u20ac"))
-        transport.send(sent, timeout=PATIENCE)
-        expected = base64.b64encode("j\u00fcrgen:p:\u20ac".encode()).decode()
-        assert credentials(peer.requests[0]) == [f"Basic {expected}"]
-
-
-def test_an_authorization_of_the_endpoints_own_wins(transport: HttpTransport) -> None:
-    """A configured Authorization header is sent instead of user and password."""
-    with Peer(answers(OK)) as peer:
-        sent = request(peer.url, headers={"authorization": "Bearer t"}, basic_auth=("u", "p"))
-        transport.send(sent, timeout=PATIENCE)
-        assert credentials(peer.requests[0]) == ["Bearer t"]
-
-
 @pytest.mark.parametrize(
     ("headers", "expected"), [({}, []), ({"Authorization": "Bearer t"}, ["Bearer t"])]
 )
@@ -732,7 +708,7 @@ def test_netrc_is_not_read(
 
 
 def test_an_address_gives_no_credentials(transport: HttpTransport) -> None:
-    """User and password left in an address are not sent: they belong into basic_auth."""
+    """User and password left in an address are not sent: they belong into Authorization."""
     with Peer(answers(OK)) as peer:
         sent = request(
             peer.url.replace("//", "//user:word@"), headers={"Authorization": "Bearer t"}
