@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from opentelemetry.instrumentation._semconv import _OpenTelemetrySemanticConventionStability
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -31,6 +32,9 @@ class Observed:
     """Everything exported of attempts, while somebody has `requests` instrumented, too."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", "http")
+        # Read once per process: forget it, whichever test was the first.
+        monkeypatch.setattr(_OpenTelemetrySemanticConventionStability, "_initialized", False)
         for side in ("REQUEST", "RESPONSE"):
             monkeypatch.setenv(f"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_CLIENT_{side}", ".*")
         self._exporter = InMemorySpanExporter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -26,7 +27,6 @@ class Request:
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
     endpoint: str
-    basic_auth: tuple[str, str] | None = field(default=None, repr=False)
     resend_count: int = 0
     """How many attempts were made before this one."""
     method: str = "POST"
@@ -114,12 +114,14 @@ def prepare(endpoint: Endpoint, delivery: Delivery, *, attempt: int, at: datetim
             headers["X-Confiture-Secret"] = endpoint.secrets[0]
     taken = {name.lower() for name in headers}
     headers |= {k: v for k, v in endpoint.headers.items() if k.lower() not in taken}
+    if endpoint.basic_auth and "authorization" not in map(str.lower, headers):
+        credentials = b64encode(":".join(endpoint.basic_auth).encode())
+        headers["Authorization"] = f"Basic {credentials.decode()}"
     return Request(
         url=completed.url,
         headers=headers,
         body=completed.body,
         endpoint=endpoint.name,
-        basic_auth=endpoint.basic_auth,
         resend_count=attempt - 1,
         lanes=endpoint.concurrency,
         tls=endpoint.tls,

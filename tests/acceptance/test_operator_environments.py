@@ -654,6 +654,7 @@ def test_show_says_what_an_error_event_says(shared: Shared) -> None:
     put(shared, "failed", Outcome.DEAD_LETTER, body=body, environment="staging")
     put(shared, "chat", Outcome.DEAD_LETTER, body=b'{"text": "x"}', environment="staging")
     put(shared, "deep", Outcome.DEAD_LETTER, body=b"[" * 100_000, environment="staging")
+    put(shared, "list", Outcome.DEAD_LETTER, body=b"[1]", environment="staging")
     shown = shared.confiture("webhooks", "show", "evt_failed", *of("staging")).stdout
     for fact in (
         "Undefined: relation does not exist",
@@ -665,7 +666,7 @@ def test_show_says_what_an_error_event_says(shared: Shared) -> None:
         assert fact in shown
     done = shared.confiture("webhooks", "show", "evt_failed", *of("staging"), "-f", "json")
     assert json.loads(done.stdout)["payload"] == payload
-    for event_id in ("evt_chat", "evt_deep"):
+    for event_id in ("evt_chat", "evt_deep", "evt_list"):
         done = shared.confiture("webhooks", "show", event_id, *of("staging"), "-f", "json")
         assert "payload" not in json.loads(done.stdout)
 

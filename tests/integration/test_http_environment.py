@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 import ssl
+from contextvars import copy_context
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from requests import adapters
 from confiture_webhooks.adapters import http_way
 from confiture_webhooks.adapters.http import HttpTransport
 from confiture_webhooks.adapters.http_exchange import Exchange
+from confiture_webhooks.adapters.http_session import EndpointSession
 from confiture_webhooks.adapters.http_way import LOOKS_AROUND_EVERY_S, way_to
 from confiture_webhooks.doctor.endpoints import failure_of, remedy_of, try_connection
 from confiture_webhooks.errors import TransportError
@@ -31,16 +33,9 @@ PATIENCE = timedelta(seconds=20)
 BRIEF = timedelta(milliseconds=150)
 
 
-def request(
-    url: str,
-    *,
-    headers: Mapping[str, str] | None = None,
-    basic_auth: tuple[str, str] | None = None,
-) -> Request:
+def request(url: str, *, headers: Mapping[str, str] | None = None) -> Request:
     """A request to *url*."""
-    return Request(
-        url=url, headers=headers or {}, body=b"{}", endpoint="analytics", basic_auth=basic_auth
-    )
+    return Request(url=url, headers=headers or {}, body=b"{}", endpoint="analytics")
 
 
 def credentials(sent: bytes) -> list[str]:
@@ -663,21 +658,33 @@ def test_a_proxy_that_is_not_there(
     assert caught.value.error_type == "proxy"
 
 
-def test_basic_auth_is_utf8(transport: HttpTransport) -> None:
-    """User and password are sent as UTF-8."""
-    with Peer(answers(OK)) as peer:
-        sent = request(peer.url, basic_auth=("j\u00fcrgen", "p:\u20ac"))
-        transport.send(sent, timeout=PATIENCE)
-        expected = base64.b64encode("j\u00fcrgen:p:\u20ac".encode()).decode()
-        assert credentials(peer.requests[0]) == [f"Basic {expected}"]
-
-
-def test_an_authorization_of_the_endpoints_own_wins(transport: HttpTransport) -> None:
-    """A configured Authorization header is sent instead of user and password."""
-    with Peer(answers(OK)) as peer:
-        sent = request(peer.url, headers={"authorization": "Bearer t"}, basic_auth=("u", "p"))
-        transport.send(sent, timeout=PATIENCE)
-        assert credentials(peer.requests[0]) == ["Bearer t"]
+@pytest.mark.parametrize("is_proxied", [False, True])
+@pytest.mark.parametrize(
+    ("behave", "is_answered"),
+    [
+        (answers(OK), True),
+        (says(b"HTTP/1.1 200 OK\r\nCont"), True),
+        (says(b"rubbish\r\n\r\n"), False),
+    ],
+)
+def test_only_an_answer_of_the_receiver_spares_the_next_attempt_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+    behave: Callable[[Talk], object],
+    *,
+    is_answered: bool,
+    is_proxied: bool,
+) -> None:
+    """An answer that breaks off is one, without a fault; through a proxy none is."""
+    with Peer(behave) as peer:
+        if is_proxied:
+            monkeypatch.setenv("http_proxy", peer.url)
+        sent = request("http://receiver.test/" if is_proxied else peer.url)
+        session, exchange = EndpointSession(), Exchange(sent, PATIENCE)
+        failed = copy_context().run(session.exchange, exchange)
+        spares = session.has_answered(sent)
+        session.close()
+    assert (failed is None) == (exchange.response is not None) == is_answered
+    assert spares == (is_answered and not is_proxied)
 
 
 @pytest.mark.parametrize(
@@ -701,7 +708,7 @@ def test_netrc_is_not_read(
 
 
 def test_an_address_gives_no_credentials(transport: HttpTransport) -> None:
-    """User and password left in an address are not sent: they belong into basic_auth."""
+    """User and password left in an address are not sent: they belong into Authorization."""
     with Peer(answers(OK)) as peer:
         sent = request(
             peer.url.replace("//", "//user:word@"), headers={"Authorization": "Bearer t"}

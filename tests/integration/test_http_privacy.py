@@ -52,7 +52,6 @@ def request(url: str, *, resend_count: int = 0) -> Request:
         headers=SECRET_HEADERS,
         body=b'{"body": "canary"}',
         endpoint="analytics",
-        basic_auth=("user-canary", "word-canary"),
         resend_count=resend_count,
     )
 

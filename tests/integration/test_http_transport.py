@@ -32,14 +32,11 @@ def request(
     url: str,
     *,
     headers: Mapping[str, str] | None = None,
-    basic_auth: tuple[str, str] | None = None,
     endpoint: str = "analytics",
     body: bytes = b"{}",
 ) -> Request:
     """A request to *url*."""
-    return Request(
-        url=url, headers=headers or {}, body=body, endpoint=endpoint, basic_auth=basic_auth
-    )
+    return Request(url=url, headers=headers or {}, body=body, endpoint=endpoint)
 
 
 def error_type(transport: HttpTransport, sent: Request, timeout: timedelta = PATIENCE) -> str:

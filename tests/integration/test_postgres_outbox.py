@@ -1241,7 +1241,10 @@ def test_tables_that_somebody_has_changed_are_refused(
     [
         f"{TRIGGER} AFTER UPDATE ON {{0}}.deliveries {EACH}",
         f"{TRIGGER} BEFORE DELETE ON {{0}}.intents EXECUTE FUNCTION keep_out()",
-        f"{TRIGGER} BEFORE UPDATE ON {{0}}.intents {EACH}; ALTER TABLE {{0}}.intents DISABLE TRIGGER t",
+        *(
+            f"{TRIGGER} BEFORE UPDATE ON {{0}}.intents {EACH}; ALTER TABLE {{0}}.intents {how} t"
+            for how in ("DISABLE TRIGGER", "ENABLE REPLICA TRIGGER")
+        ),
     ],
 )
 def test_a_trigger_that_drops_no_row_is_left_alone(database: str, change: str) -> None:

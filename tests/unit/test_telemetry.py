@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -26,7 +27,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from span_table import SPAN_EVENTS, SPANS
 
 from confiture_webhooks.delivery import Attempt, Delivery, State, TraceContext
-from confiture_webhooks.errors import Fault
+from confiture_webhooks.errors import CUT, Fault, TransportError
 from confiture_webhooks.event import (
     Database,
     Direction,
@@ -36,9 +37,10 @@ from confiture_webhooks.event import (
     MigrationRef,
 )
 from confiture_webhooks.outbox import Summary
-from confiture_webhooks.telemetry import Telemetry, deliveries, names
+from confiture_webhooks.telemetry import Telemetry, attempts, deliveries, names
 from confiture_webhooks.telemetry.context import from_stored
 from confiture_webhooks.telemetry.logs import records, sentence
+from confiture_webhooks.telemetry.metrics import Metrics
 from confiture_webhooks.telemetry.plan import Export
 from confiture_webhooks.telemetry.providers import Providers, Tally, for_command
 from confiture_webhooks.transport import Request, Response
@@ -389,6 +391,52 @@ class TestDelivery:
         found = bench.span("deliver webhook analytics")
         assert found.status.status_code is StatusCode.UNSET
         assert (found.attributes or {})["confiture.webhook.outcome"] == "delivered"
+
+    @pytest.mark.parametrize(
+        ("ending", "error_type"),
+        [
+            (Response(status_code=399), None),
+            (Response(status_code=400), "400"),
+            (TransportError("dns"), "dns"),
+            (TransportError(CUT), "timeout"),
+            (ValueError("CANARY"), "other"),
+        ],
+    )
+    def test_how_an_attempt_ended(
+        self,
+        bench: Bench,
+        monkeypatch: pytest.MonkeyPatch,
+        ending: Response | Exception,
+        error_type: str | None,
+    ) -> None:
+        """Span and duration have the word for it; the span is the duration's exemplar."""
+        monkeypatch.setattr(attempts, "monotonic", iter([7.0, 7.25]).__next__)
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()))
+        with suppress(TransportError, ValueError), span.attempt(a_request()) as attempt:
+            if isinstance(ending, Exception):
+                raise ending
+            attempt.response = ending
+        found = bench.span("POST")
+        is_failed = error_type is not None
+        assert found.status.status_code is (StatusCode.ERROR if is_failed else StatusCode.UNSET)
+        (point,) = bench.points("http.client.request.duration").values()
+        assert {(one.attributes or {}).get("error.type") for one in (found, point)} == {error_type}
+        assert (point.sum, found.kind) == (0.25, SpanKind.CLIENT)
+        assert [one.span_id for one in point.exemplars] == [found.get_span_context().span_id]
+
+    def test_an_attempt_that_cannot_be_measured_has_an_end(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A meter that breaks costs neither the attempt nor its span."""
+
+        def refuse(*_: object) -> None:
+            raise ZeroDivisionError
+
+        span = bench.telemetry.delivery(a_delivery(bench.telemetry.trace_of_run()))
+        monkeypatch.setattr(Metrics, "record", refuse)
+        with span.attempt(a_request()) as attempt:
+            attempt.response = Response(status_code=200)
+        assert bench.span("POST").status.status_code is StatusCode.UNSET
 
     def test_retry(self, bench: Bench) -> None:
         """A retry is an event on the span, and a delivery that succeeds in the end is no error."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from datetime import timedelta
 from importlib import metadata
 
@@ -63,11 +64,27 @@ def test_the_secret_is_never_sent_over_plain_http() -> None:
 
 
 def test_the_body_and_the_address_are_as_given() -> None:
-    """The request carries the stored bytes, the endpoint's URL, name and credentials."""
-    request = prepared(endpoint(basic_auth=("user", "pass")))
+    """The request carries the stored bytes, the endpoint's URL and name."""
+    request = prepared(endpoint())
     assert request.body == delivery().body
     assert request.url == "https://analytics.invalid/hooks/a?key=b"
-    assert (request.endpoint, request.basic_auth) == ("analytics", ("user", "pass"))
+    assert request.endpoint == "analytics"
+
+
+@pytest.mark.parametrize(
+    ("configured", "expected"),
+    [
+        ({}, {"Authorization": f"Basic {b64encode('jürgen:p:€'.encode()).decode()}"}),
+        ({"authorization": "Bearer t"}, {"authorization": "Bearer t"}),
+    ],
+)
+def test_user_and_password_are_sent_as_utf8(
+    configured: dict[str, str], expected: dict[str, str]
+) -> None:
+    """Of the endpoint's address, unless it has an Authorization of its own."""
+    headers = prepared(endpoint(basic_auth=("jürgen", "p:€"), headers=configured)).headers
+    found = {name: one for name, one in headers.items() if name.lower() == "authorization"}
+    assert found == expected
 
 
 def test_a_later_attempt_has_its_number_and_the_same_id() -> None:
@@ -154,7 +171,6 @@ def test_repr_shows_neither_address_nor_headers_nor_body() -> None:
         headers={"canary": "canary"},
         body=b"canary",
         endpoint="analytics",
-        basic_auth=("canary", "canary"),
     )
     assert "canary" not in repr(request)
     assert "analytics" in repr(request)

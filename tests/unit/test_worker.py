@@ -43,6 +43,7 @@ class Spans:
         self.finished: list[tuple[str, str, int]] = []
         self.next_attempts: list[datetime | None] = []
         self.failed_attempts: list[tuple[str, str | None, timedelta | None]] = []
+        self.attempts: list[Any] = []
         self.outbox_failures: list[str] = []
         self.faults: list[str] = []
 
@@ -52,7 +53,8 @@ class Spans:
         class Span:
             @contextmanager
             def attempt(self, request: Any) -> Any:
-                yield SimpleNamespace(request=request)
+                spans.attempts.append(SimpleNamespace(request=replace(request)))
+                yield spans.attempts[-1]
 
             def attempt_failed(self, attempt: Any, *, retry_in: timedelta | None) -> None:
                 spans.failed_attempts.append((delivery.id, attempt.failure, retry_in))
@@ -168,6 +170,16 @@ def test_a_retry_keeps_the_event_id_and_counts_attempts() -> None:
     assert [r.headers["X-Confiture-Attempt"] for r in (first, second)] == ["1", "2"]
     assert [r.resend_count for r in (first, second)] == [0, 1]
     assert bench.spans.finished == [("dlv_a_1", "delivered", 2)]
+
+
+def test_the_request_of_an_attempts_span_is_sent_and_it_gets_the_answer() -> None:
+    """So it may name itself as the receiver's parent, and show the status."""
+    bench = Bench(endpoint("a", 0.01), transport=ScriptedTransport({"a": [503]}))
+    bench.run(delivery())
+    assert len(bench.spans.attempts) == 2
+    for made, sent in zip(bench.spans.attempts, bench.transport.sent, strict=True):
+        assert made.request is sent
+    assert [made.response.status_code for made in bench.spans.attempts] == [503, 200]
 
 
 def test_a_near_retry_stays_in_one_span_and_a_far_one_ends_it_as_deferred() -> None:

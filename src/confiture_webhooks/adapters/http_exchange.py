@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..transport import Request, Response
 
 GRACE_S = 0.05
-"""How long an attempt that was cut may take to wind up and end its span."""
+"""How long an attempt that was cut may take to wind up."""
 ANSWER_BODY_S = 1.0
 """How long is waited for the body of an answer, only to use its connection again."""
 LONGEST_RETRY_AFTER = timedelta(days=365)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from base64 import b64encode
 from typing import Any
 
 import requests
@@ -44,6 +43,7 @@ class EndpointSession:
         try:
             way = self._way_of(exchange.request)
             exchange.proxy_variable, exchange.is_forwarded = way.proxy_variable, way.is_forwarded
+            exchange.authority = way.authority
             if way.wrong_setting is not None:
                 error_type, exchange.reason, exchange.fault = way.wrong_setting
                 return error_type
@@ -61,7 +61,6 @@ class EndpointSession:
             drain(exchange)
         if way is not None:
             way.has_answered = failed is None and not way.proxy
-            exchange.authority = way.authority if failed else ""
         return failed
 
     def has_answered(self, request: Request) -> bool:
@@ -93,7 +92,7 @@ class EndpointSession:
     def _send(self, exchange: Exchange, way: Way) -> Any:
         """Send it; again if a kept connection turns out to be closed. Same ``webhook-id``."""
         request, pool = exchange.request, self._pool_of(way)
-        headers = _headers_of(request)
+        headers = CaseInsensitiveDict(request.headers)  # of two in different case the later one
         while True:
             try:
                 left = exchange.left()
@@ -135,17 +134,6 @@ class _Adapter(HTTPAdapter):
         manager = super().proxy_manager_for(proxy, **kwargs)
         manager.pool_classes_by_scheme = SOCKS_POOLS if is_socks(proxy) else POOLS
         return manager
-
-
-def _headers_of(request: Request) -> CaseInsensitiveDict[str]:
-    """Its headers with length and credentials; none are looked for in the URL or a netrc."""
-    headers = CaseInsensitiveDict(request.headers)  # of two in different case the later one
-    if request.body:
-        headers["Content-Length"] = str(len(request.body))
-    if request.basic_auth and "Authorization" not in headers:
-        credentials = b64encode(":".join(request.basic_auth).encode())
-        headers["Authorization"] = f"Basic {credentials.decode()}"
-    return headers
 
 
 def _is_not_ours(record: logging.LogRecord) -> bool:  # noqa: ARG001

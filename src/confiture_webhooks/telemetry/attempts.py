@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, replace
-from functools import lru_cache
 from time import monotonic
 from typing import Self
 
-from opentelemetry.trace import NonRecordingSpan, Span, SpanKind
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from ..bounded import contained
-from ..config.rules import RESERVED_HEADERS
+from ..config.rules import Invalid, header_name
 from ..errors import CUT, TransportError
 from ..networks import address_of, origin
 from ..transport import Request, Response, header_text
@@ -27,7 +27,8 @@ class AttemptSpan(Part):
     """One attempt, while the block lasts, with the span of its *delivery* as parent."""
 
     def __init__(self, signals: Signals, delivery: Span, request: Request) -> None:
-        super().__init__(signals, NonRecordingSpan(delivery.get_span_context()))
+        super().__init__(signals, INVALID_SPAN)
+        self._delivery = delivery
         self.request = request
         """What to send: it names the attempt's span as the receiver's parent."""
         self.response: Response | None = None
@@ -44,24 +45,29 @@ class AttemptSpan(Part):
     @contained
     def _start(self) -> None:
         request = self.request
-        address, host, port = _shown(request.url)
+        host, port = address_of(request.url)
         self._about = {
             names.HTTP_METHOD: request.method,
             names.SERVER_ADDRESS: host,
             names.SERVER_PORT: port,
         }
-        resent = {names.HTTP_RESEND_COUNT: request.resend_count or None}
+        shown = {
+            names.URL_FULL: origin(request.url),
+            names.HTTP_RESEND_COUNT: request.resend_count or None,
+        }
         self.span = self._signals.start_span(
             request.method,
-            parent=self.span.get_span_context(),
+            parent=self._delivery.get_span_context(),
             kind=SpanKind.CLIENT,
-            attributes={**self._about, names.URL_FULL: address, **resent},
+            attributes={**self._about, **shown},
         )
         if self._signals.tracer is not None:
             own = {k: v for k, v in asdict(self.trace).items() if v}
             self.request = replace(request, headers={**request.headers, **own})
-            given = propagate(around(self.span)).items()
-            others = {k: header_text(v) for k, v in given if k.lower() not in RESERVED_HEADERS}
+            others = {}
+            for name, value in propagate(around(self.span)).items():
+                with suppress(Invalid):
+                    others[header_name(name)] = header_text(value)
             self.request = replace(request, headers={**others, **self.request.headers})
 
     @contained
@@ -85,9 +91,3 @@ class AttemptSpan(Part):
             self._signals.metrics.record(names.REQUEST_DURATION, duration_s, about, self.span)
         finally:
             self.span.end()
-
-
-@lru_cache(maxsize=64)
-def _shown(url: str) -> tuple[str, str, int]:
-    """What may be shown of *url*, its host and its port."""
-    return origin(url), *address_of(url)
