@@ -284,8 +284,10 @@ def _reason(failure: str | None, wait: Wait | None = None) -> str:
         return wait.reason
     if failure is None:
         return "waiting for the next attempt"
-    if failure in {CUT, UNRECORDED}:
-        return failure if failure == UNRECORDED else "no answer before the run stopped waiting"
+    if failure == CUT:
+        return "no answer before the run stopped waiting"
+    if failure == UNRECORDED:
+        return failure
     if failure.isdigit():
         return f"last answer {failure}{correct_first(failure)}"
     return f"last attempt failed: {failure}"
