@@ -59,7 +59,7 @@ KILLED = ErrorInfo(type="Interrupted", message="the run ended before it reported
 UNSEEN_FOR = timedelta(days=1)
 """So old, and no migration lock held: a backend that cannot be seen counts as gone."""
 LATE = timedelta(minutes=1)
-"""A ledger row that began later than this after its intent is another run's."""
+"""A ledger row or transaction that began later than this after its intent is another run's."""
 ITS_RUNS_FOR = timedelta(minutes=1)
 """So long after its COMMIT an event is left to its run, which knows its endpoints."""
 _RECORDED = "it committed, and its event is recorded"

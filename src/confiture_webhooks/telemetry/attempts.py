@@ -62,6 +62,7 @@ class AttemptSpan(Part):
             attributes={**self._about, **shown},
         )
         if self._signals.tracer is not None:
+            # Our own first: a propagator may raise.
             own = {k: v for k, v in asdict(self.trace).items() if v}
             self.request = replace(request, headers={**request.headers, **own})
             others = {}

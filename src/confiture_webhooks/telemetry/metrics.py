@@ -87,7 +87,7 @@ def _instruments(provider: MeterProvider, peers: Peers) -> dict[str, Any]:
     requests = provider.get_meter(
         names.REQUESTS, version(names.REQUESTS.replace(".", "-")), names.REQUESTS_SCHEMA_URL
     )
-    # The instrument of its instrumentation, with all that tells one from another.
+    # The instrumentation of requests has this instrument, too: one, if all of it is equal.
     theirs = {names.REQUEST_DURATION: (requests, "Duration of HTTP client requests.")}
     record: dict[str, Any] = {}
     for spec in names.METRICS:

@@ -124,10 +124,9 @@ class Sender:
                 error_type, reason = "other", claim.delivery.reason
             else:
                 request = prepare(pace.endpoint, claim.delivery, attempt=number, at=started_at)
-                with waiting.span.attempt(request) as made:
-                    response = made.response = self.transport.send(
-                        made.request, timeout=pace.endpoint.timeout
-                    )
+                with waiting.span.attempt(request) as span:
+                    response = self.transport.send(span.request, timeout=pace.endpoint.timeout)
+                    span.response = response
         except TransportError as error:
             if error.error_type == CUT:
                 return None, True
